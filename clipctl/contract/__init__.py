@@ -1,0 +1,1 @@
+"""What the CLI, the operator and the trainer agree on; imports nothing else of ours."""
