@@ -1,0 +1,32 @@
+"""Keep credentials out of every sink: logs, events, status, metrics, rendered manifests, error messages."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+_PATTERNS = (
+    re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://)[^/\s:@]+:[^/\s@]+(?=@)", re.IGNORECASE),
+    re.compile(r"(?P<keep>(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature)=)[^&\s\"']+"),
+    re.compile(r"(?P<keep>)\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    re.compile(
+        r"(?P<keep>\b\w*(?:secret_?access_?key|secret|password|passwd|token|api_?key)\w*[\"']?\s*[=:]\s*[\"']?)"
+        r"[^\s\"',}&]{4,}",
+        re.IGNORECASE,
+    ),
+)
+
+_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|PRIVATE_KEY|CREDENTIAL)", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """`text` with everything that looks like a credential replaced by `***`."""
+    for pattern in _PATTERNS:
+        text = pattern.sub(lambda match: f"{match.group('keep')}{MASK}", text)
+    return text
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of this name most likely holds a secret."""
+    return _SECRET_NAME.search(name) is not None

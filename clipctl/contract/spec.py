@@ -1,0 +1,156 @@
+"""`RunSpec`: what run.yaml says, validated, frozen, with every default filled in.
+
+It is the one document that CLI, chart, operator and trainer share. Unknown fields, wrong types and impossible
+combinations are errors; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from clipctl.contract import layout
+from clipctl.contract.digest import canonical_json, sha256_hex
+from clipctl.contract.names import MAX_RUN_NAME
+from clipctl.contract.sections import (
+    CheckpointSection,
+    DataSection,
+    EnvName,
+    EvalSection,
+    MetricsSection,
+    ModelSection,
+    RetrySection,
+    ScaleSection,
+    SecretRef,
+    Section,
+    TrainSection,
+    check_environment,
+)
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_RUN_NAME)]
+
+
+class RunSpec(Section):
+    """One training run."""
+
+    version: Literal[1] = 1
+    """Version of this format. Default 1."""
+
+    name: RunName
+    """Name of the run: a DNS label of at most 44 characters that starts with a letter. With `checkpoint.path` it
+    identifies the run's state: the same name continues the same run."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\s]+$")] = "clipctl:latest"
+    """Container image of the workers; pin a digest for anything that matters. Ignored by local runs."""
+
+    model: ModelSection
+    """The model."""
+
+    data: DataSection
+    """The training data."""
+
+    train: TrainSection
+    """Optimiser, schedule and batch."""
+
+    checkpoint: CheckpointSection
+    """Where the state is kept."""
+
+    eval: EvalSection = EvalSection()
+    """What to measure on held-out data."""
+
+    scale: ScaleSection = ScaleSection()
+    """Pods, devices and placement."""
+
+    retry: RetrySection = RetrySection()
+    """When to try again and when to give up."""
+
+    env: dict[EnvName, str] = Field(default_factory=dict)
+    """Plain environment variables of the workers, for example `AWS_ENDPOINT_URL`. No secrets."""
+
+    secrets: dict[EnvName, SecretRef] = Field(default_factory=dict)
+    """Environment variables taken from Kubernetes Secrets."""
+
+    metrics: MetricsSection = MetricsSection()
+    """Prometheus metrics."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        check_environment(self.env)
+        _check_lanes(self)
+        _check_devices(self)
+        _check_locations(self)
+        both = sorted(set(self.env) & set(self.secrets))
+        if both:
+            raise ValueError(f"{both[0]} stands in env and in secrets")
+        return self
+
+    @property
+    def root(self) -> str:
+        """URL or path below which the run stores everything."""
+        return layout.run_root(self.checkpoint.path, self.name)
+
+    @property
+    def max_world(self) -> int:
+        """Most ranks the run can have."""
+        return self.scale.nodes.max * self.scale.devices_per_node
+
+    def resolved(self) -> dict[str, Any]:
+        """The spec as plain JSON values, every default filled in."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """sha256 over the resolved spec: equal if and only if the runs are configured alike."""
+        return sha256_hex(canonical_json(self.resolved()))
+
+    def training_digest(self) -> str:
+        """sha256 over what must not change when a run is resumed: model, data order and global batch."""
+        identity = {
+            "model": self.model.name,
+            "train": self.data.train,
+            "lanes": self.data.lanes,
+            "shuffle_block": self.data.shuffle_block,
+            "global_batch": self.train.global_batch,
+            "seed": self.train.seed,
+        }
+        return sha256_hex(canonical_json(identity))
+
+
+def lane_count(global_batch: int, max_world: int, lanes: int | None = None) -> int:
+    """Number of virtual lanes: `lanes` if given, else the largest divisor of the global batch up to max(64, max_world).
+
+    Raises:
+        ValueError: no divisor is at least `max_world`, or `lanes` does not fit.
+    """
+    if lanes is None:
+        upper = max(64, max_world)
+        lanes = max(d for d in range(1, min(upper, global_batch) + 1) if global_batch % d == 0)
+    if global_batch % lanes:
+        raise ValueError(f"data.lanes ({lanes}) does not divide train.global_batch ({global_batch})")
+    if lanes < max_world:
+        raise ValueError(
+            f"train.global_batch ({global_batch}) cannot be shared by {max_world} ranks: at most {lanes} lanes divide
+            it; " f"use a multiple of {max_world}"
+        )
+    return lanes
+
+
+def _check_lanes(spec: RunSpec) -> None:
+    lane_count(spec.train.global_batch, spec.max_world, spec.data.lanes)
+
+
+def _check_devices(spec: RunSpec) -> None:
+    gpus = spec.scale.resources.gpu
+    if gpus not in (0, spec.scale.devices_per_node):
+        raise ValueError(
+            f"scale.resources.gpu ({gpus}) must be 0 or equal scale.devices_per_node ({spec.scale.devices_per_node})"
+        )
+
+
+def _check_locations(spec: RunSpec) -> None:
+    locations = [spec.data.train, spec.checkpoint.path]
+    locations += [section.data for section in (spec.eval.zero_shot, spec.eval.retrieval) if section is not None]
+    for location in locations:
+        authority = location.partition("://")[2].partition("/")[0]
+        if "@" in authority:
+            raise ValueError("a URL carries credentials: take them from a Secret with the `secrets` section")

@@ -1,0 +1,152 @@
+"""`ObjectStore` on a file system: atomic by `link` and `rename`, durable by `fsync` of file and directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipctl.contract.digest import sha256_hex
+from clipctl.contract.errors import CannotCreateError, ClipError, MissingError, PermissionDeniedError
+from clipctl.contract.store import ObjectInfo
+
+_TEMPORARY = ".tmp-"
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "it is read-only",
+}
+
+
+class LocalStore:
+    """Objects are files below `root`; directories are made as needed."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root).expanduser().absolute()
+
+    @property
+    def root(self) -> str:
+        """Absolute path of the root."""
+        return str(self._root)
+
+    def read(self, key: str) -> bytes:
+        """See `ObjectStore.read`."""
+        with self._translated(key):
+            return self._path(key).read_bytes()
+
+    def read_version(self, key: str) -> tuple[bytes, str] | None:
+        """See `ObjectStore.read_version`; the version is the digest of the content."""
+        try:
+            data = self.read(key)
+        except MissingError:
+            return None
+        return data, sha256_hex(data)
+
+    def write(self, key: str, data: bytes) -> None:
+        """See `ObjectStore.write`."""
+        with self._translated(key), self._staged(key, data) as staged:
+            os.replace(staged, self._path(key))
+            _sync_directory(self._path(key).parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """See `ObjectStore.create`; `link` fails atomically if the name exists."""
+        with self._translated(key), self._staged(key, data) as staged:
+            try:
+                os.link(staged, self._path(key))
+            except FileExistsError:
+                return False
+            _sync_directory(self._path(key).parent)
+            return True
+
+    def replace(self, key: str, data: bytes, version: str) -> bool:
+        """See `ObjectStore.replace`; writers of one key take turns by a lock file beside it."""
+        path = self._path(key)
+        with self._translated(key), _locked(path.with_name(f".{path.name}.lock")):
+            current = self.read_version(key)
+            if current is None or current[1] != version:
+                return False
+            self.write(key, data)
+            return True
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        with self._translated(prefix):
+            start = self._root / prefix.rpartition("/")[0]
+            found = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith("."))
+            keyed = ((path.relative_to(self._root).as_posix(), path) for path in found)
+            return sorted(
+                (ObjectInfo(key, path.stat().st_size) for key, path in keyed if key.startswith(prefix)),
+                key=lambda info: info.key,
+            )
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`; empty directories above the object go with it."""
+        path = self._path(key)
+        with self._translated(key):
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self._root:
+                    break
+                try:
+                    parent.rmdir()
+                except OSError:
+                    break
+
+    def _path(self, key: str) -> Path:
+        path = self._root / key
+        if ".." in path.parts:
+            raise CannotCreateError(f"refusing the key {key!r}: it leaves the store root.")
+        return path
+
+    @contextlib.contextmanager
+    def _staged(self, key: str, data: bytes) -> Iterator[str]:
+        """A complete, synced temporary file in the target's directory; removed if it is still there at the end."""
+        directory = self._path(key).parent
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield name
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._translate(error, key) from error
+
+    def _translate(self, error: OSError, key: str) -> ClipError:
+        where = str(self._root / key)
+        if isinstance(error, FileNotFoundError):
+            return MissingError(f"{where} does not exist.")
+        if isinstance(error, PermissionError):
+            return PermissionDeniedError(
+                f"no permission for {where}.", hint="Check the owner and mode of the directory."
+            )
+        why = _FULL.get(error.errno or 0, error.strerror or str(error))
+        return CannotCreateError(f"cannot write {where}: {why}.", hint="Nothing that was stored before is lost.")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
