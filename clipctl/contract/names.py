@@ -1,7 +1,8 @@
 """Every label, annotation, reason, environment variable and object name that leaves a process.
 
 Tests, dashboards and docs refer to these constants; changing one is a breaking change and fails the frozen-surface
-test."""
+test.
+"""
 
 from __future__ import annotations
 

@@ -129,8 +129,8 @@ def lane_count(global_batch: int, max_world: int, lanes: int | None = None) -> i
         raise ValueError(f"data.lanes ({lanes}) does not divide train.global_batch ({global_batch})")
     if lanes < max_world:
         raise ValueError(
-            f"train.global_batch ({global_batch}) cannot be shared by {max_world} ranks: at most {lanes} lanes divide
-            it; " f"use a multiple of {max_world}"
+            f"train.global_batch ({global_batch}) cannot be shared by {max_world} ranks: "
+            f"at most {lanes} lanes divide it; use a multiple of {max_world}"
         )
     return lanes
 

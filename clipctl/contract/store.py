@@ -24,7 +24,8 @@ class ObjectStore(Protocol):
     """A flat namespace of immutable-by-convention objects below one root.
 
     Raises (all methods): `PermissionDeniedError` if credentials refuse, `UnavailableError` if the service does not
-    answer within its retry budget, `CannotCreateError` if a write cannot be stored (disk full, read-only)."""
+    answer within its retry budget, `CannotCreateError` if a write cannot be stored (disk full, read-only).
+    """
 
     @property
     def root(self) -> str:
