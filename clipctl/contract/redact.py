@@ -6,10 +6,12 @@ import re
 
 MASK = "***"
 
-_PATTERNS = (
+_BY_SHAPE = (
     re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://)[^/\s:@]+:[^/\s@]+(?=@)", re.IGNORECASE),
     re.compile(r"(?P<keep>(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature)=)[^&\s\"']+"),
     re.compile(r"(?P<keep>)\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+)
+_BY_NAME = (
     re.compile(
         r"(?P<keep>\b\w*(?:secret_?access_?key|secret|password|passwd|token|api_?key)\w*[\"']?\s*[=:]\s*[\"']?)"
         r"[^\s\"',}&]{4,}",
@@ -22,7 +24,19 @@ _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|PRIVATE_KEY|C
 
 def redact(text: str) -> str:
     """`text` with everything that looks like a credential replaced by `***`."""
-    for pattern in _PATTERNS:
+    return _masked(mask_credentials(text), _BY_NAME)
+
+
+def mask_credentials(text: str) -> str:
+    """`text` without credentials that are recognisable by themselves, whatever name they stand under.
+
+    For manifests and JSON, where a key such as `automountServiceAccountToken` says nothing about its value.
+    """
+    return _masked(text, _BY_SHAPE)
+
+
+def _masked(text: str, patterns: tuple[re.Pattern[str], ...]) -> str:
+    for pattern in patterns:
         text = pattern.sub(lambda match: f"{match.group('keep')}{MASK}", text)
     return text
 

@@ -1,0 +1,1 @@
+"""Places a run can be submitted to; every one implements `clipctl.backends.base.Backend`."""
