@@ -148,9 +148,12 @@ def _check_devices(spec: RunSpec) -> None:
 
 
 def _check_locations(spec: RunSpec) -> None:
-    locations = [spec.data.train, spec.checkpoint.path]
-    locations += [section.data for section in (spec.eval.zero_shot, spec.eval.retrieval) if section is not None]
-    for location in locations:
+    locations = {"data.train": spec.data.train, "checkpoint.path": spec.checkpoint.path}
+    if spec.eval.zero_shot is not None:
+        locations["eval.zero_shot.data"] = spec.eval.zero_shot.data
+    if spec.eval.retrieval is not None:
+        locations["eval.retrieval.data"] = spec.eval.retrieval.data
+    for field, location in locations.items():
         authority = location.partition("://")[2].partition("/")[0]
         if "@" in authority:
-            raise ValueError("a URL carries credentials: take them from a Secret with the `secrets` section")
+            raise ValueError(f"the URL of {field} carries credentials: take them from a Secret with `secrets`")

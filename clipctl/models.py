@@ -1,0 +1,19 @@
+"""Which model names exist, found without importing torch: each is a JSON file beside the trainer's model code."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+def model_names() -> tuple[str, ...]:
+    """Names of all models this installation knows, sorted; empty if the trainer package is not installed."""
+    spec = importlib.util.find_spec("clip_trainer")
+    roots = spec.submodule_search_locations if spec is not None and spec.submodule_search_locations else ()
+    found = {file.stem for root in roots for file in (Path(root) / "model" / "configs").glob("*.json")}
+    return tuple(sorted(found))
+
+
+def canonical_name(name: str) -> str:
+    """The name of the configuration file of a model: OpenCLIP also writes `ViT-B/32`."""
+    return name.replace("/", "-")
