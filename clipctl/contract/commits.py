@@ -20,6 +20,7 @@ from clipctl.contract.store import ObjectStore
 
 FORMAT_VERSION = 1
 _Record = TypeVar("_Record")
+_Loaded = TypeVar("_Loaded")
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,20 @@ def verify(store: ObjectStore, checkpoint: CheckpointId) -> CommitRecord:
 
 
 def newest_verified(store: ObjectStore, on_reject: Callable[[Rejection], None]) -> CommitRecord | None:
-    """The newest committed checkpoint that verifies; None only if nothing was ever committed.
+    """The newest committed checkpoint that verifies; see `newest`."""
+    return newest(store, verify, on_reject)
+
+
+def newest(
+    store: ObjectStore,
+    load: Callable[[ObjectStore, CheckpointId], _Loaded],
+    on_reject: Callable[[Rejection], None],
+) -> _Loaded | None:
+    """Load the newest committed checkpoint that is intact; None only if nothing was ever committed.
 
     Args:
         store: the store of the run.
+        load: reads and verifies one checkpoint; raises `CorruptError` if it is damaged.
         on_reject: called for each newer checkpoint that had to be passed over.
 
     Raises:
@@ -174,7 +185,7 @@ def newest_verified(store: ObjectStore, on_reject: Callable[[Rejection], None]) 
     rejected = 0
     for checkpoint in reversed(list_checkpoints(store)):
         try:
-            return verify(store, checkpoint)
+            return load(store, checkpoint)
         except CorruptError as error:
             rejected += 1
             on_reject(Rejection(checkpoint, error.problem))

@@ -112,3 +112,11 @@ class ClusterConfigError(ClipError):
     """The cluster lacks something that clipctl needs."""
 
     default_code = ExitCode.CLUSTER_CONFIG
+
+
+def error_from_code(problem: str, hint: str, code: int) -> ClipError:
+    """The error a peer process reported, as the class that stands for its exit code."""
+    for cls in ClipError.__subclasses__():
+        if cls.default_code == code:
+            return cls(problem, hint=hint)
+    return ClipError(problem, hint=hint, code=ExitCode(code))

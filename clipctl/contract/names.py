@@ -30,6 +30,8 @@ ANNOTATION_FINISHED_AT: Final = f"{DOMAIN}/finished-at"
 ANNOTATION_RETRY: Final = f"{DOMAIN}/retry"
 ANNOTATION_CHECKPOINT_ROOT: Final = f"{DOMAIN}/checkpoint-root"
 ANNOTATION_STOPPED_BY: Final = f"{DOMAIN}/stopped-by"
+ANNOTATION_LAST_FAILURE: Final = f"{DOMAIN}/last-failure"
+ANNOTATION_SUPERSEDED_BY: Final = f"{DOMAIN}/superseded-by"
 
 # States of a run, as `clipctl status` prints them and the operator writes them.
 STATE_PENDING: Final = "Pending"

@@ -1,0 +1,1 @@
+"""Saving and restoring the training state in the commit-record format of `clipctl.contract.commits`."""

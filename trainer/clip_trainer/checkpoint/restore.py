@@ -1,0 +1,93 @@
+"""Resuming: rank 0 reads and verifies the newest intact checkpoint, the others get the tensors from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clip_trainer.checkpoint.tensors import Tensors, copy_into
+from clip_trainer.model.interchange import from_bytes
+from clip_trainer.train.group import Group
+from clipctl.contract.commits import Rejection, newest, read_commit, read_manifest, read_object
+from clipctl.contract.errors import CorruptError, SpecError
+from clipctl.contract.layout import CheckpointId
+from clipctl.contract.store import ObjectStore
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was resumed from, and the JSON state that was stored with it."""
+
+    checkpoint: CheckpointId
+    samples_consumed: int
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    restored: Restored
+    training_digest: str
+    parts: dict[str, Tensors]
+
+
+def restore(
+    store: ObjectStore,
+    group: Group,
+    parts: Mapping[str, Tensors],
+    training_digest: str,
+    on_reject: Callable[[Rejection], None],
+) -> Restored | None:
+    """Fill `parts` in place, on every rank, from the newest intact checkpoint; None if nothing was ever committed.
+
+    Raises:
+        CorruptError: all committed checkpoints are damaged, or one does not fit the model.
+        SpecError: the checkpoint belongs to a run with another model, data order or global batch.
+    """
+
+    def load() -> dict[str, Any] | None:
+        loaded = newest(store, _read, on_reject)
+        if loaded is None:
+            return None
+        _check_identity(loaded, training_digest)
+        _fill(parts, loaded)
+        found = loaded.restored
+        return {"id": [found.checkpoint.step, found.checkpoint.incarnation], "at": found.samples_consumed} | {
+            "state": found.state
+        }
+
+    answer = group.on_first(load)
+    if answer is None:
+        return None
+    for name in sorted(parts):
+        group.broadcast_tensors(parts[name][key] for key in sorted(parts[name]))
+    return Restored(CheckpointId(*answer["id"]), answer["at"], answer["state"])
+
+
+def _read(store: ObjectStore, checkpoint: CheckpointId) -> _Loaded:
+    commit = read_commit(store, checkpoint)
+    manifest = read_manifest(store, commit)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for stored in manifest.objects:
+        tensors = from_bytes(read_object(store, checkpoint, stored))
+        parts.setdefault(stored.name.partition("-")[0], {}).update(tensors)
+    return _Loaded(Restored(checkpoint, commit.samples_consumed, manifest.state), commit.training_digest, parts)
+
+
+def _check_identity(loaded: _Loaded, training_digest: str) -> None:
+    if loaded.training_digest != training_digest:
+        raise SpecError(
+            f"checkpoint {loaded.restored.checkpoint} belongs to a run with another model, data, global batch or seed.",
+            hint="Give the changed run a new name, or restore the old values in run.yaml.",
+        )
+
+
+def _fill(parts: Mapping[str, Tensors], loaded: _Loaded) -> None:
+    for name, target in parts.items():
+        problems = copy_into(target, loaded.parts.get(name, {}))
+        if problems:
+            raise CorruptError(
+                f"checkpoint {loaded.restored.checkpoint} does not fit the model: {'; '.join(problems[:3])}."
+            )

@@ -1,0 +1,1 @@
+"""Evaluation on held-out data, shared by all ranks and independent of how many there are."""

@@ -1,0 +1,69 @@
+"""After the last step: evaluation, export to OpenCLIP's format, the loss curve, and the result file."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from clip_trainer.eval.evaluate import evaluate
+from clip_trainer.model.interchange import CONFIG_FILE, WEIGHTS_FILE, open_clip_config, to_bytes
+from clip_trainer.train.curve import loss_curve_png
+from clip_trainer.train.events import read_events, trajectory
+from clip_trainer.train.run import Run
+from clipctl.contract import layout
+
+LOSS_CURVE = "loss.png"
+
+
+def finish(run: Run) -> None:
+    """Evaluate on all ranks, let rank 0 write the results, and leave together.
+
+    All ranks wait for each other at the end: PyTorchJob calls an elastic job succeeded when the *first* worker exits
+    with 0 (training-operator 1.9, pytorchjob_controller.go), so nobody may leave before the results are stored.
+    """
+    metrics = evaluate(run)
+    run.events.write("eval", step=run.state.step, **metrics)
+    results = run.group.on_first(lambda: write_results(run, metrics))
+    run.events.announce("finished", f"{run.spec.name}: finished after step {run.state.step}", results=results)
+    run.status.write(
+        {
+            "state": "Succeeded",
+            "step": run.state.step,
+            "total_steps": run.total_steps,
+            "samples_consumed": run.state.samples_consumed,
+            "loss": results["final_loss"],
+            "samples_per_second": None,
+            "eta_seconds": 0.0,
+            "world_size": run.group.world,
+            "incarnation": run.incarnation,
+            "attempt": run.config.attempt,
+            "goodput": results["goodput"],
+        }
+    )
+    run.group.barrier()
+
+
+def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Store export, loss curve and `results.json`; returns the latter."""
+    run.events.flush()
+    steps = trajectory(read_events(run.store))
+    run.store.write(layout.EXPORT + WEIGHTS_FILE, to_bytes(run.model.state_dict()))
+    configuration = json.dumps(open_clip_config(run.model.config), indent=2)
+    run.store.write(layout.EXPORT + CONFIG_FILE, configuration.encode())
+    run.store.write(LOSS_CURVE, loss_curve_png(steps, run.spec.name))
+    results = {
+        "run": run.spec.name,
+        "model": run.spec.model.name,
+        "steps": run.state.step,
+        "samples_consumed": run.state.samples_consumed,
+        "final_loss": steps[-1]["loss"] if steps else None,
+        "replaced": run.state.replaced,
+        "goodput": round(run.state.goodput(time.time()), 4),
+        "export": f"{run.store.root}/{layout.EXPORT}".rstrip("/"),
+        "loss_curve": f"{run.store.root}/{LOSS_CURVE}",
+        "checkpoint": str(run.checkpointer.last) if run.checkpointer.last else None,
+        **metrics,
+    }
+    run.store.write(layout.RESULTS, json.dumps(results, indent=2).encode())
+    return results

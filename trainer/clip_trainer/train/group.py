@@ -1,0 +1,164 @@
+"""The group of ranks that trains together: set-up, and the few collectives that are not about gradients.
+
+Control messages travel as JSON in byte tensors: the object collectives of `torch.distributed` would unpickle what a
+peer sent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from clipctl.contract.errors import ClipError, TryAgainError, error_from_code
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=30)
+_BUCKET_ELEMENTS = 1 << 23  # 32 MiB of fp32: big enough to be bandwidth-bound, small enough to bound the copy
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process's place among the ranks, and the device it computes on."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that talks to storage for all."""
+        return self.rank == 0
+
+    def broadcast_json(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank. Other ranks pass anything."""
+        if self.world == 1:
+            return value
+        payload = self._bytes(value if self.is_first else None)
+        size = torch.tensor([payload.numel()], dtype=torch.int64, device=self.device)
+        dist.broadcast(size, src=0)
+        if not self.is_first:
+            payload = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        dist.broadcast(payload, src=0)
+        return json.loads(payload.cpu().numpy().tobytes())
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order, on every rank."""
+        if self.world == 1:
+            return [value]
+        payload = self._bytes(value)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([payload.numel()], dtype=torch.int64, device=self.device))
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8, device=self.device)
+        padded[: payload.numel()] = payload
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(parts, padded)
+        texts = (part[: int(size)].cpu().numpy().tobytes() for part, size in zip(parts, sizes, strict=True))
+        return [json.loads(text) for text in texts]
+
+    def on_first(self, action: Callable[[], Any]) -> Any:
+        """Do `action` on rank 0 only; every rank returns its JSON result, or raises its `ClipError`.
+
+        Without this the others would wait in a collective for a rank 0 that has already failed.
+        """
+        outcome: dict[str, Any] = {}
+        if self.is_first:
+            try:
+                outcome = {"value": action()}
+            except ClipError as error:
+                outcome = {"error": [error.problem, error.hint, int(error.code)]}
+        outcome = self.broadcast_json(outcome)
+        if "error" in outcome:
+            problem, hint, code = outcome["error"]
+            raise error_from_code(problem, hint, code)
+        return outcome["value"]
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor` summed over the ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum the gradients over the ranks, in place, in buckets.
+
+        The loss of each rank is its share of the full-batch loss, so the sum *is* the full-batch gradient, also when
+        ranks have different numbers of samples.
+        """
+        if self.world == 1:
+            return
+        for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            dist.all_reduce(flat)
+            at = 0
+            for gradient in bucket:
+                gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+                at += gradient.numel()
+
+    def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Make every rank's tensors equal to rank 0's, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            dist.all_reduce(torch.zeros(1, device=self.device))
+
+    def _bytes(self, value: Any) -> torch.Tensor:
+        return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
+
+
+def join_group(devices_per_node: int, gpus: int) -> Group:
+    """Join the process group that torchrun's environment describes; a single process needs none.
+
+    Raises:
+        TryAgainError: the peers did not all arrive.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    else:
+        _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", str(devices_per_node))))
+    if world > 1:
+        try:
+            dist.init_process_group("nccl" if gpus else "gloo", timeout=COLLECTIVE_TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise TryAgainError(f"rank {rank} could not join its {world - 1} peers: {error}.") from error
+    return Group(rank, world, local_rank, device)
+
+
+def leave_group() -> None:
+    """Drop the process group without waiting for peers that may be dead."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _share_cores(processes: int) -> None:
+    """Divide the cores among the ranks of this node, unless OMP_NUM_THREADS decides."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // processes))
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (size + gradient.numel() > _BUCKET_ELEMENTS or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.numel()
+    if bucket:
+        yield bucket

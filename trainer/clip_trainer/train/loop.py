@@ -1,0 +1,159 @@
+"""The training loop, top to bottom.
+
+Position in the data, learning rate and loss depend on the step alone, never on the number of ranks or on what died on
+the way; so this loop can stop after any step and go on elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from clip_trainer.data.batch import Batch
+from clip_trainer.elastic.progress import report_progress
+from clip_trainer.eval.evaluate import evaluate
+from clip_trainer.model.interchange import open_clip_config
+from clip_trainer.optim import learning_rate
+from clip_trainer.train.finish import finish
+from clip_trainer.train.preemption import PreemptionNotice
+from clip_trainer.train.run import Run, open_loader
+from clip_trainer.train.status import Rate
+from clip_trainer.train.step import StepResult
+from clipctl.contract import metric_names
+from clipctl.contract.errors import (
+    CannotCreateError,
+    CorruptError,
+    PermissionDeniedError,
+    TryAgainError,
+    UnavailableError,
+)
+
+STORAGE_FAILURES = (CannotCreateError, UnavailableError, PermissionDeniedError)
+MAX_FAILED_SAVES = 3  # a full disk may be cleaned up in time; losing more work than this is worse than stopping
+
+
+def train(run: Run, notice: PreemptionNotice) -> None:
+    """Train to the last step, then evaluate and export. Collective.
+
+    Raises:
+        TryAgainError: a rank was asked to stop; the state is saved.
+        CannotCreateError: several checkpoints in a row could not be stored.
+        CorruptError: too many samples are undecodable.
+    """
+    failed_saves = 0
+    rate = Rate()
+    with open_loader(run) as loader:
+        while run.state.step < run.total_steps:
+            batch = next(loader)
+            assert batch.position_start == run.state.samples_consumed  # the data state is this one integer
+            lr = learning_rate(run.state.step, run.schedule)
+
+            started = time.monotonic()
+            result = run.step(batch, lr, notice.received)
+            seconds = time.monotonic() - started + batch.wait_seconds
+
+            run.state.step += 1
+            run.state.samples_consumed = batch.position_end
+            run.state.replaced += result.replaced
+            run.state.productive_seconds += seconds
+            rate.add(batch.position_end - batch.position_start)
+
+            record(run, batch, result, lr, rate.per_second())
+            check_replaced(run)
+
+            last = run.state.step == run.total_steps
+            if last or result.preempted or run.state.step % run.spec.checkpoint.every_steps == 0:
+                failed_saves = 0 if save(run, result) else failed_saves + 1
+            if failed_saves >= MAX_FAILED_SAVES or (failed_saves and last):
+                raise CannotCreateError(
+                    f"the last {failed_saves} checkpoints could not be stored.",
+                    hint="Free space or repair access at checkpoint.path and submit again; older checkpoints are intact.",
+                )
+            if result.preempted and not last:
+                raise TryAgainError(f"stopped at step {run.state.step} on request; the state is saved.")
+            if run.spec.eval.every_steps and run.state.step % run.spec.eval.every_steps == 0 and not last:
+                run.events.write("eval", step=run.state.step, **evaluate(run))
+    finish(run)
+
+
+def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -> None:
+    """Write the step into the ledger, the status file and the metrics."""
+    state = run.state
+    run.events.write(
+        "step",
+        step=state.step,
+        first=batch.position_start,
+        end=batch.position_end,
+        digest=result.digest,
+        loss=result.loss,
+        lr=lr,
+        gradient_norm=result.gradient_norm,
+        replaced=result.replaced,
+        world=run.group.world,
+    )
+    for replacement in batch.replaced:
+        run.events.write("replaced", **replacement.to_json())
+        run.metrics[metric_names.TRAIN_REPLACED].labels(replacement.reason_class).inc()
+    run.events.flush_if_due()
+    run.status.write_if_due(lambda: progress(run, "Running", result.loss, rate))
+    local = batch.counts[run.group.rank]
+    run.metrics.observe_step(result, step=state.step, samples=local, rate=rate, learning_rate=lr)
+    run.metrics[metric_names.TRAIN_GOODPUT].set(state.goodput(time.time()))
+    run.metrics[metric_names.TRAIN_LOGIT_SCALE].set(float(run.model.logit_scale.detach().exp()))
+
+
+def progress(run: Run, state: str, loss: float | None, rate: float) -> dict[str, Any]:
+    """The fields of status.json."""
+    remaining = (run.total_steps - run.state.step) * run.spec.train.global_batch
+    return {
+        "state": state,
+        "step": run.state.step,
+        "total_steps": run.total_steps,
+        "samples_consumed": run.state.samples_consumed,
+        "epoch": round(run.state.samples_consumed / run.dataset.index.samples, 3),
+        "loss": loss,
+        "samples_per_second": round(rate, 2),
+        "eta_seconds": round(remaining / rate, 1) if rate > 0 else None,
+        "world_size": run.group.world,
+        "incarnation": run.incarnation,
+        "attempt": run.config.attempt,
+        "replaced": run.state.replaced,
+        "goodput": round(run.state.goodput(time.time()), 4),
+        "checkpoint": str(run.checkpointer.last) if run.checkpointer.last else None,
+    }
+
+
+def save(run: Run, result: StepResult) -> bool:
+    """Write a checkpoint; False if it could not be stored, which is reported and does not stop the run by itself."""
+    started = time.monotonic()
+    state = {
+        "train": run.state.to_json(),
+        "model": run.spec.model.name,
+        "open_clip_config": open_clip_config(run.model.config),
+        "total_steps": run.total_steps,
+    }
+    try:
+        run.group.on_first(run.events.flush)  # the ledger of a committed step is never missing
+        checkpoint = run.checkpointer.save(
+            run.state.step, run.state.samples_consumed, run.parts, state, {"loss": result.loss}
+        )
+    except STORAGE_FAILURES as error:
+        run.metrics[metric_names.TRAIN_CHECKPOINT_FAILURES].inc()
+        run.events.announce("checkpoint_failed", str(error), step=run.state.step)
+        return False
+    seconds = time.monotonic() - started
+    run.metrics[metric_names.TRAIN_CHECKPOINT_SECONDS].observe(seconds)
+    run.metrics[metric_names.TRAIN_CHECKPOINT_STEP].set(run.state.step)
+    run.events.write("checkpoint", checkpoint=str(checkpoint), step=run.state.step, seconds=round(seconds, 3))
+    report_progress(run.state.step)
+    return True
+
+
+def check_replaced(run: Run) -> None:
+    """Stop when so many samples are undecodable that the data set itself must be wrong."""
+    limit = max(10.0, run.spec.data.max_replaced * run.state.samples_consumed)
+    if run.state.replaced > limit:
+        raise CorruptError(
+            f"{run.state.replaced} of {run.state.samples_consumed} samples could not be decoded.",
+            hint="Look at the `replaced` events, repair the data, or raise data.max_replaced.",
+        )
