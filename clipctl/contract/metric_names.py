@@ -33,12 +33,15 @@ TRAIN_STEP_SECONDS = Metric(
 TRAIN_REPLACED = Metric(
     "clip_train_replaced_samples_total", "counter", "Undecodable samples that were replaced, by reason.", ("reason",)
 )
-TRAIN_CHECKPOINT_SECONDS = Metric("clip_train_checkpoint_seconds", "histogram", "Seconds a checkpoint held up
-training.") TRAIN_CHECKPOINT_STEP = Metric("clip_train_checkpoint_step", "gauge", "Step of the newest committed
-checkpoint.") TRAIN_CHECKPOINT_FAILURES = Metric("clip_train_checkpoint_failures_total", "counter", "Checkpoints not
-stored.") TRAIN_WORLD_SIZE = Metric("clip_train_world_size", "gauge", "Ranks in the current worker group.")
-TRAIN_GOODPUT = Metric( "clip_train_goodput_ratio", "gauge", "Seconds of kept steps divided by seconds since the run
-began." )
+TRAIN_CHECKPOINT_SECONDS = Metric(
+    "clip_train_checkpoint_seconds", "histogram", "Seconds training waited for a checkpoint."
+)
+TRAIN_CHECKPOINT_STEP = Metric("clip_train_checkpoint_step", "gauge", "Step of the newest committed checkpoint.")
+TRAIN_CHECKPOINT_FAILURES = Metric("clip_train_checkpoint_failures_total", "counter", "Checkpoints not stored.")
+TRAIN_WORLD_SIZE = Metric("clip_train_world_size", "gauge", "Ranks in the current worker group.")
+TRAIN_GOODPUT = Metric(
+    "clip_train_goodput_ratio", "gauge", "Seconds of kept steps divided by seconds since the run began."
+)
 
 TRAINER_METRICS = (
     TRAIN_STEP,
@@ -60,25 +63,41 @@ TRAINER_METRICS = (
 
 
 RUN_LABELS = ("namespace", "run")
-RUN_STATE = Metric("clip_run_state", "gauge", "1 for the state the run is in, 0 for the others.", (*RUN_LABELS,
-"state")) RUN_ATTEMPT = Metric("clip_run_attempt", "gauge", "Number of the newest attempt.", RUN_LABELS) RUN_ATTEMPTS
-= Metric( "clip_run_attempts_total", "counter", "Attempts that ended without success, by cause.", (*RUN_LABELS,
-"cause") ) RUN_WORKERS = Metric("clip_run_workers", "gauge", "Worker pods that are running.", RUN_LABELS)
+RUN_STATE = Metric(
+    "clip_run_state", "gauge", "1 for the state the run is in, 0 for the others.", (*RUN_LABELS, "state")
+)
+RUN_ATTEMPT = Metric("clip_run_attempt", "gauge", "Number of the newest attempt.", RUN_LABELS)
+RUN_ATTEMPTS = Metric(
+    "clip_run_attempts_total", "counter", "Attempts that ended without success, by cause.", (*RUN_LABELS, "cause")
+)
+RUN_WORKERS = Metric("clip_run_workers", "gauge", "Worker pods that are running.", RUN_LABELS)
 RUN_WORKERS_WANTED = Metric("clip_run_workers_wanted", "gauge", "Worker pods the run asks for.", RUN_LABELS)
-RUN_POD_RESTARTS = Metric( "clip_run_pod_restarts", "gauge", "Container restarts in the worker pods of the newest
-attempt.", RUN_LABELS ) RUN_COMMITTED_STEP = Metric( "clip_run_last_committed_step", "gauge", "Step of the newest
-checkpoint that has a commit record.", RUN_LABELS ) RUN_VERIFIED_STEP = Metric( "clip_run_last_verified_step",
-"gauge", "Step of the newest checkpoint the operator has verified.", RUN_LABELS ) RUN_REJECTED = Metric(
-"clip_run_rejected_checkpoints", "gauge", "Damaged checkpoints passed over at the last resume.", RUN_LABELS ) RUN_AGE
-= Metric("clip_run_start_time_seconds", "gauge", "Unix time of the first submission.", RUN_LABELS) RUN_GOODPUT =
-Metric( "clip_run_goodput_ratio", "gauge", "Seconds of kept steps divided by seconds since the run began.", RUN_LABELS
-) RUN_ETA = Metric("clip_run_eta_seconds", "gauge", "Seconds to the end at the present rate.", RUN_LABELS)
+RUN_POD_RESTARTS = Metric(
+    "clip_run_pod_restarts", "gauge", "Container restarts in the worker pods of the newest attempt.", RUN_LABELS
+)
+RUN_COMMITTED_STEP = Metric(
+    "clip_run_last_committed_step", "gauge", "Step of the newest checkpoint that has a commit record.", RUN_LABELS
+)
+RUN_VERIFIED_STEP = Metric(
+    "clip_run_last_verified_step", "gauge", "Step of the newest checkpoint the operator has verified.", RUN_LABELS
+)
+RUN_REJECTED = Metric(
+    "clip_run_rejected_checkpoints", "gauge", "Damaged checkpoints passed over at the last resume.", RUN_LABELS
+)
+RUN_AGE = Metric("clip_run_start_time_seconds", "gauge", "Unix time of the first submission.", RUN_LABELS)
+RUN_GOODPUT = Metric(
+    "clip_run_goodput_ratio", "gauge", "Seconds of kept steps divided by seconds since the run began.", RUN_LABELS
+)
+RUN_ETA = Metric("clip_run_eta_seconds", "gauge", "Seconds to the end at the present rate.", RUN_LABELS)
 OPERATOR_LEADER = Metric("clip_operator_leader", "gauge", "1 while this replica holds the Lease.")
 OPERATOR_RECONCILE_SECONDS = Metric("clip_operator_reconcile_seconds", "histogram", "Seconds one reconcile took.")
-OPERATOR_RECONCILE_ERRORS = Metric( "clip_operator_reconcile_errors_total", "counter", "Reconciles that failed and are
-tried again.", ("reason",) ) OPERATOR_QUEUE_DEPTH = Metric("clip_operator_queue_depth", "gauge", "Runs that wait to be
-reconciled.") OPERATOR_WATCH_RESTARTS = Metric( "clip_operator_watch_restarts_total", "counter", "Watches that had to
-start over, by resource.", ("resource",) )
+OPERATOR_RECONCILE_ERRORS = Metric(
+    "clip_operator_reconcile_errors_total", "counter", "Reconciles that failed and are tried again.", ("reason",)
+)
+OPERATOR_QUEUE_DEPTH = Metric("clip_operator_queue_depth", "gauge", "Runs that wait to be reconciled.")
+OPERATOR_WATCH_RESTARTS = Metric(
+    "clip_operator_watch_restarts_total", "counter", "Watches that had to start over, by resource.", ("resource",)
+)
 
 OPERATOR_METRICS = (
     RUN_STATE,

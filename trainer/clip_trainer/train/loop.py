@@ -67,7 +67,7 @@ def train(run: Run, notice: PreemptionNotice) -> None:
             if failed_saves >= MAX_FAILED_SAVES or (failed_saves and last):
                 raise CannotCreateError(
                     f"the last {failed_saves} checkpoints could not be stored.",
-                    hint="Free space or repair access at checkpoint.path and submit again; older checkpoints are intact.",
+                    hint="Free space or repair access at checkpoint.path, then submit again; older ones are intact.",
                 )
             if result.preempted and not last:
                 raise TryAgainError(f"stopped at step {run.state.step} on request; the state is saved.")
