@@ -1,0 +1,106 @@
+"""One sample: its members' bytes, and what its captions and class are."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+
+from clip_trainer.data.grouping import CLASS_SUFFIX, IMAGE_SUFFIXES, KNOWN_SUFFIXES, split_name
+from clip_trainer.data.tar import TarReader
+from clipctl.contract.errors import CorruptError
+
+MAX_CAPTION = 16_384
+"""Characters of a caption that are kept: far beyond any context length, far below what would stall a tokenizer."""
+
+
+class UnusableSample(Exception):
+    """A sample that cannot be shown to the model. Args: a reason of few words, for counters."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """A sample as stored. Only members with a known suffix are kept; their bytes are never executed."""
+
+    key: str
+    members: dict[str, bytes]
+
+    def image(self) -> bytes:
+        """The encoded image. Raises UnusableSample if there is none."""
+        for suffix in IMAGE_SUFFIXES:
+            if suffix in self.members:
+                return self.members[suffix]
+        raise UnusableSample("no image")
+
+    def captions(self) -> tuple[str, ...]:
+        """All captions: the list in `json` if it has one, else `txt`; empty ones are left out.
+
+        Raises:
+            UnusableSample: there is none.
+        """
+        found = _json_captions(self.members["json"]) if "json" in self.members else []
+        if not found and "txt" in self.members:
+            found = [_decoded(self.members["txt"])]
+        captions = tuple(text.strip()[:MAX_CAPTION] for text in found if text.strip())
+        if not captions:
+            raise UnusableSample("no caption")
+        return captions
+
+    def class_number(self) -> int | None:
+        """The class, or None if the sample has none. Raises UnusableSample if it is not a number."""
+        if CLASS_SUFFIX not in self.members:
+            return None
+        text = _decoded(self.members[CLASS_SUFFIX]).strip()
+        if not (text.isascii() and text.isdigit()):
+            raise UnusableSample("class is not a number")
+        return int(text)
+
+
+def parse_sample(data: bytes, where: str) -> RawSample:
+    """Take apart the bytes of one sample, cut out of a shard by the index.
+
+    Raises:
+        CorruptError: they are not whole members of one sample.
+    """
+    key: str | None = None
+    members: dict[str, bytes] = {}
+    tar = TarReader(io.BytesIO(data).read, where, wanted=_is_known, fragment=True)
+    for member in tar:
+        name = split_name(member.name)
+        if name is None:
+            continue
+        if key is None:
+            key = name.key
+        if name.key != key:
+            raise CorruptError(f"{where}: the index cuts through samples {key!r} and {name.key!r}.")
+        if member.data is not None:
+            members[name.suffix] = member.data
+    if key is None:
+        raise CorruptError(f"{where}: there is no sample where the index says.")
+    return RawSample(key, members)
+
+
+def _is_known(name: str) -> bool:
+    split = split_name(name)
+    return split is not None and split.suffix in KNOWN_SUFFIXES
+
+
+def _json_captions(payload: bytes) -> list[str]:
+    try:
+        content = json.loads(_decoded(payload))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(content, dict):
+        return []
+    value = content.get("captions", content.get("caption"))
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]
+
+
+def _decoded(payload: bytes) -> str:
+    # Web captions are often cut inside a character; replacing it keeps the rest of the caption.
+    return payload.decode("utf-8", "replace").removeprefix("\ufeff")
