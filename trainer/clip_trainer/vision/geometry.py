@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from clip_trainer.vision.decode import Pixels
+
 _MASK = (1 << 64) - 1
 
 
@@ -16,6 +18,10 @@ class Crop:
     left: int
     height: int
     width: int
+
+    def of(self, pixels: Pixels) -> Pixels:
+        """The rectangle of an image [height, width, channels], a view."""
+        return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 class KeyedStream:
@@ -76,6 +82,15 @@ def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> Crop:
         crop_height = min(height, max(1, round(width / ratio[0])))
     elif width / height > ratio[1]:
         crop_width = min(width, max(1, round(height * ratio[1])))
+    return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def central_part(height: int, width: int, longest: int = 512) -> Crop:
+    """The central part of an image, at most `longest` times as long as it is wide; the whole of a usual one."""
+    crop_height, crop_width = min(height, longest * width), min(width, longest * height)
+    # The centre stays exactly where it was only if as much goes on one side as on the other.
+    crop_height -= (height - crop_height) % 2
+    crop_width -= (width - crop_width) % 2
     return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clip_trainer.vision.decode import Pixels
-from clip_trainer.vision.geometry import KeyedStream, central_square, random_crop, shortest_side_size
+from clip_trainer.vision.geometry import KeyedStream, central_part, central_square, random_crop, shortest_side_size
 
 
 def train_transform(
@@ -37,16 +37,21 @@ def train_transform(
     Returns:
         uint8 [3, size, size].
     """
-    pixels = torch.as_tensor(image)
+    pixels = np.asarray(image)
     crop = random_crop(pixels.shape[0], pixels.shape[1], KeyedStream(key), scale, ratio)
-    cut = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    return _resize(cut, size)
+    # torch warns about read-only memory; only then is the crop copied.
+    cut = np.require(crop.of(pixels), requirements="W")
+    planes = torch.from_numpy(cut).permute(2, 0, 1).unsqueeze(0)
+    # Pillow's bicubic filter with its antialiasing, on uint8 (within 2/255 of Pillow itself).
+    resized = functional.interpolate(planes, size=(size, size), mode="bicubic", antialias=True)
+    return resized[0].contiguous()
 
 
 def eval_transform(image: Pixels | Tensor, size: int) -> Tensor:
     """The centre of the image, its shorter side scaled to `size`: OpenCLIP's evaluation transform.
 
-    Pillow resizes, as in OpenCLIP, but only what the centre needs: memory does not grow with the aspect ratio.
+    Pillow resizes, as in OpenCLIP, so the pixels are the same. An image longer than 512:1 is first cut to that ratio
+    around its centre, of which nothing else is used: a strip of one pixel by a million would need gigabytes.
 
     Args:
         image: uint8 RGB [height, width, 3].
@@ -55,19 +60,12 @@ def eval_transform(image: Pixels | Tensor, size: int) -> Tensor:
     Returns:
         uint8 [3, size, size].
     """
-    pixels = np.ascontiguousarray(image)
-    height, width = pixels.shape[:2]
-    scaled_height, scaled_width = shortest_side_size(height, width, size)
-    square = central_square(scaled_height, scaled_width, size)
-    x_scale, y_scale = width / scaled_width, height / scaled_height
-    box = (
-        square.left * x_scale,
-        square.top * y_scale,
-        min((square.left + size) * x_scale, float(width)),
-        min((square.top + size) * y_scale, float(height)),
-    )
-    resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+    pixels = np.asarray(image)
+    pixels = central_part(pixels.shape[0], pixels.shape[1]).of(pixels)
+    height, width = shortest_side_size(pixels.shape[0], pixels.shape[1], size)
+    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
+    square = central_square(height, width, size).of(np.asarray(resized))
+    return torch.from_numpy(square.transpose(2, 0, 1).copy())
 
 
 def normalize(batch: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,10 +82,3 @@ def normalize(batch: Tensor, mean: Sequence[float], std: Sequence[float], dtype:
     means = torch.tensor(mean, dtype=torch.float32, device=batch.device).reshape(shape)
     stds = torch.tensor(std, dtype=torch.float32, device=batch.device).reshape(shape)
     return batch.to(torch.float32).div_(255).sub_(means).div_(stds).to(dtype)
-
-
-def _resize(pixels: Tensor, size: int) -> Tensor:
-    """Antialiased bicubic resize of uint8 [h, w, 3] to [3, size, size] (Pillow's filter, within 1/255 of it)."""
-    planes = pixels.permute(2, 0, 1).unsqueeze(0)
-    resized = functional.interpolate(planes, size=(size, size), mode="bicubic", antialias=True)
-    return resized[0].contiguous()
