@@ -52,7 +52,6 @@ class Encoder:
                 dataset,
                 decode=decode_image,
                 transform=lambda image, _: eval_transform(image, size),
-                image_size=(size, size),
                 rank=group.rank,
                 world=group.world,
                 chunk=CHUNK,

@@ -91,15 +91,23 @@ def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -
         replaced=result.replaced,
         world=run.group.world,
     )
-    for replacement in batch.replaced:
-        run.events.write("replaced", **replacement.to_json())
-        run.metrics[metric_names.TRAIN_REPLACED].labels(replacement.reason_class).inc()
+    if result.replaced:  # the same on every rank, so all of them come here
+        record_replaced(run, batch)
     run.events.flush_if_due()
     run.status.write_if_due(lambda: progress(run, "Running", result.loss, rate))
     local = batch.counts[run.group.rank]
     run.metrics.observe_step(result, step=state.step, samples=local, rate=rate, learning_rate=lr)
     run.metrics[metric_names.TRAIN_GOODPUT].set(state.goodput(time.time()))
     run.metrics[metric_names.TRAIN_LOGIT_SCALE].set(float(run.model.logit_scale.detach().exp()))
+
+
+def record_replaced(run: Run, batch: Batch) -> None:
+    """Write the replaced samples of all ranks into the ledger. Collective."""
+    for replacement in batch.replaced:
+        run.metrics[metric_names.TRAIN_REPLACED].labels(replacement.reason.partition(":")[0]).inc()
+    for replaced in run.group.gather_json([replacement._asdict() for replacement in batch.replaced]):
+        for fields in replaced:
+            run.events.write("replaced", step=run.state.step, **fields)
 
 
 def progress(run: Run, state: str, loss: float | None, rate: float) -> dict[str, Any]:

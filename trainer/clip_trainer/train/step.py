@@ -20,6 +20,8 @@ from clip_trainer.train.ledger import sample_digest
 from clip_trainer.vision import Preprocess, normalize
 from clipctl.contract.errors import InternalError
 
+_LENGTH_MULTIPLE = 8
+
 
 class MicroBatch(NamedTuple):
     """What the towers see at once: uint8 images [n, 3, s, s], tokens [n, context], and the longest caption in it."""
@@ -146,8 +148,12 @@ class TrainStep:
 
 
 def _split(batch: Batch, size: int) -> Iterator[MicroBatch]:
-    """Cut the rank's samples into micro-batches; the last may be shorter."""
-    samples = int(batch.images.shape[0])
+    """Cut the rank's samples into micro-batches; the last may be shorter.
+
+    The text length is rounded up so that few different shapes occur, which compilers and allocators like.
+    """
+    samples, context = batch.tokens.shape
+    length = min(context, -(-batch.text_max_len // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
     for start in range(0, max(samples, 1), size):
         end = start + size
-        yield MicroBatch(batch.images[start:end], batch.tokens[start:end], batch.text_max_len)
+        yield MicroBatch(batch.images[start:end], batch.tokens[start:end], length)
