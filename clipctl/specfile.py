@@ -88,7 +88,9 @@ def _override(document: Document, override: str) -> None:
     """Apply one `--set path=value` in place. Raises `SpecError` if it has not that form."""
     name, separator, text = override.partition("=")
     if not separator or not all(name.split(".")):
-        raise SpecError(f"--set {override[:80]!a} is not of the form field.name=value.", hint="As: --set train.steps=100")
+        raise SpecError(
+            f"--set {override[:80]!a} is not of the form field.name=value.", hint="As: --set train.steps=100"
+        )
     source = f"--set {name}"
     value = load(text.encode("utf-8", "surrogateescape"), source).data
     container, path = _container(document, name.split("."))

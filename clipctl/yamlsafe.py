@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, Union
+from typing import Any
 
 import yaml
 
@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_DIGITS = 30
 
-Path = tuple[Union[str, int], ...]
+Path = tuple[str | int, ...]
 """Where a value is in a document: mapping keys and list indices from the root."""
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
@@ -138,7 +138,7 @@ def resolve_plain(text: str) -> Any:
     return text
 
 
-class _Stop(Exception):  # noqa: N818 - control flow, not an error
+class _Stop(Exception):
     """Parsing on makes no sense after a problem of this kind."""
 
 
