@@ -133,7 +133,7 @@ def render(
 
 
 def _yaml_ascii(values: dict[str, Any]) -> bytes:
-    """JSON that Helm's YAML parser reads back exactly: ASCII, and `\\U0001f600` where JSON has surrogate pairs."""
+    """JSON that Helm's YAML parser reads back exactly: ASCII, and YAML's escape where JSON has surrogate pairs."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     return "".join(c if " " <= c <= "~" else _escape(ord(c)) for c in text).encode("ascii")
 
