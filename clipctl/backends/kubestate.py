@@ -94,8 +94,6 @@ def run_status(name: str, job: Object, pods: Sequence[Object], events: Sequence[
         spec_digest=str(annotations.get(names.ANNOTATION_SPEC_DIGEST, "")),
         created_at=timestamp(annotations.get(names.ANNOTATION_STARTED_AT)) or _created(job),
         finished_at=timestamp(finished),
-            annotations.get(names.ANNOTATION_FINISHED_AT) or job.get("status", {}).get("completionTime")
-        ),
         resume_from=str(annotations.get(names.ANNOTATION_RESUME_FROM) or "") or None,
         rejected=_strings(annotations.get(names.ANNOTATION_REJECTED)),
         attempt_causes=_strings(annotations.get(names.ANNOTATION_HISTORY)),
