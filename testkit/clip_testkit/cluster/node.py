@@ -15,7 +15,7 @@ PAUSE_IMAGE = "localhost/clipctl/pause:1"
 
 
 def containerd_config(settings: Settings) -> str:
-    """The TOML of containerd; `restrict_oom_score_adj` because lowering it needs CAP_SYS_RESOURCE, which CI may lack."""
+    """The TOML of containerd; `restrict_oom_score_adj`: lowering it needs CAP_SYS_RESOURCE, which CI may lack."""
     return f"""version = 2
 root = "{settings.containerd_root}"
 state = "{settings.state}/containerd"
