@@ -19,7 +19,7 @@ _NUMBER_LIKE = re.compile(r"[-+.0-9]")
 
 def parse_manifests(text: str) -> list[Manifest]:
     """All objects of a rendered template; empty documents are dropped."""
-    return [document for document in yaml.load_all(text, Loader=_LOADER) if document]  # noqa: S506 - SafeLoader
+    return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
 def in_order(objects: Iterable[Manifest]) -> list[Manifest]:

@@ -53,7 +53,7 @@ class KubernetesBackend:
         if stored is None and newest is None:
             return self._start(plan, 1, "created")
         following = 1 if newest is None else kubestate.attempt_of(newest) + 1
-        known = stored if stored is not None else {"spec_digest": kubestate.digest_of(newest)}
+        known: dict[str, Any] = stored if stored is not None else {"spec_digest": kubestate.digest_of(newest)}
         if known.get("spec_digest") != plan.digest:
             if not options.replace:
                 raise refuse_changed(plan.name, known.get("spec") or {}, plan.spec.resolved())

@@ -94,6 +94,7 @@ def run_status(name: str, job: Object, pods: Sequence[Object], events: Sequence[
         spec_digest=str(annotations.get(names.ANNOTATION_SPEC_DIGEST, "")),
         created_at=timestamp(annotations.get(names.ANNOTATION_STARTED_AT)) or _created(job),
         finished_at=timestamp(finished),
+        exit_code=_exit_code(annotations.get(names.ANNOTATION_LAST_FAILURE)) if state == names.STATE_FAILED else None,
         resume_from=str(annotations.get(names.ANNOTATION_RESUME_FROM) or "") or None,
         rejected=_strings(annotations.get(names.ANNOTATION_REJECTED)),
         attempt_causes=_strings(annotations.get(names.ANNOTATION_HISTORY)),
@@ -217,6 +218,15 @@ def _strings(text: Any) -> tuple[str, ...]:
     except (TypeError, ValueError):
         return ()
     return tuple(str(item) for item in items) if isinstance(items, list) else ()
+
+
+def _exit_code(last_failure: Any) -> int | None:
+    """The exit code in the operator's record of the newest failure."""
+    try:
+        code = json.loads(last_failure or "{}").get("code")
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 def _created(item: Object) -> float | None:

@@ -1,0 +1,64 @@
+"""Copies the weights of a checkpoint into a folder OpenCLIP can load, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from clipctl.contract.commits import read_commit, read_manifest, read_object
+from clipctl.contract.errors import CannotCreateError, CorruptError
+from clipctl.contract.layout import CheckpointId
+from clipctl.contract.store import ObjectStore
+from clipctl.safetensorsfile import merge, write_chunks
+
+WEIGHTS = "open_clip_model.safetensors"
+CONFIG = "open_clip_config.json"
+_PART = "weights-"
+
+
+def export(store: ObjectStore, checkpoint: CheckpointId, directory: str) -> tuple[Path, Path]:
+    """Write `open_clip_model.safetensors` and `open_clip_config.json`; every byte read is verified first.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        CorruptError: the checkpoint does not verify, or holds no weights.
+        CannotCreateError: a file exists already or cannot be written.
+    """
+    target = Path(directory)
+    weights, config = target / WEIGHTS, target / CONFIG
+    for path in (weights, config):
+        if path.exists():
+            raise CannotCreateError(f"{path} exists already.", hint="Choose another directory, or remove it.")
+    manifest = read_manifest(store, read_commit(store, checkpoint))
+    content = manifest.state.get("open_clip_config")
+    shards = [stored for stored in manifest.objects if stored.name.startswith(_PART)]
+    if not shards or not isinstance(content, dict):
+        raise CorruptError(f"checkpoint {checkpoint} holds no exportable weights.")
+    tensors = merge((stored.name, read_object(store, checkpoint, stored)) for stored in shards)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        _write(weights, write_chunks(tensors, {"format": "pt"}))
+        _write(config, [json.dumps(content, indent=2).encode()])
+    except OSError as error:
+        raise CannotCreateError(f"cannot write to {directory}: {error.strerror or error}.") from error
+    return weights, config
+
+
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file that is either complete or absent."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
