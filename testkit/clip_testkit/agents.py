@@ -1,0 +1,189 @@
+"""Real agents, workers and a rendezvous store as processes of this machine, for tests and benchmarks.
+
+Every process carries a marker in its environment, so that whatever is left over can be found, however it was started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MARKER = "CLIP_TESTKIT_MARKER"
+
+
+def processes_with(name: str, value: str) -> dict[int, str]:
+    """Command lines of all living processes that have `name=value` in their environment, by pid."""
+    wanted = f"{name}={value}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0") and process_state(int(entry.name)) != "Z":
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return found
+
+
+def process_state(pid: int) -> str:
+    """The state letter of /proc/PID/stat; X if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll until `condition()` is true and return its value. Raises AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+class AgentGroup:
+    """A rendezvous store and up to `nodes` agents running a worker module. Use as a context manager.
+
+    Args:
+        directory: for configuration, logs and whatever the worker writes.
+        nodes: most agents; `minimum` of them suffice.
+        workers: workers per agent.
+        worker: module a worker runs.
+        environment: more variables for agents and workers.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 1,
+        minimum: int = 1,
+        workers: int = 1,
+        worker: str = "clip_testkit.elastic_probe",
+        config: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.marker = uuid.uuid4().hex
+        self.agents: dict[int, subprocess.Popen[bytes]] = {}
+        self.store: subprocess.Popen[bytes] | None = None
+        self._port = free_port()
+        self._worker = worker
+        self._config = config or self._write_config()
+        self._environment = {
+            **os.environ,
+            "PET_NNODES": f"{minimum}:{nodes}",
+            "PET_NPROC_PER_NODE": str(workers),
+            "PET_RDZV_ENDPOINT": f"127.0.0.1:{self._port}",
+            "PET_RDZV_ID": f"test-{self.marker[:8]}",
+            "PET_MAX_RESTARTS": "3",
+            "PET_LOCAL_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+            "PROBE_DIR": str(directory),
+            "CLIPCTL_PARENT_PID": str(os.getpid()),
+            MARKER: self.marker,
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> AgentGroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*self.agents.values(), *([self.store] if self.store else [])]:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for pid in processes_with(MARKER, self.marker):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def start_store(self) -> None:
+        """Start the rendezvous store (again), at the same address."""
+        self.store = self._start("store", "clip_trainer.store_server", "--host", "127.0.0.1", "--port", str(self._port))
+
+    def start_agent(self, index: int = 0) -> None:
+        """Start agent `index` (again)."""
+        termination = str(self.directory / f"termination-{index}.json")
+        self.agents[index] = self._start(
+            f"agent-{index}",
+            "clip_trainer.launch",
+            str(self._config),
+            "--worker",
+            self._worker,
+            CLIPCTL_TERMINATION_LOG=termination,
+        )
+
+    def wait(self, index: int = 0, seconds: float = 60.0) -> int:
+        """Exit status of agent `index`."""
+        return self.agents[index].wait(seconds)
+
+    def ledger(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The probes' events so far, oldest first."""
+        file = self.directory / "ledger.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        events = [json.loads(line) for line in lines]
+        return [line for line in events if event in (None, line["event"])]
+
+    def worker_pid(self, rank: int) -> int:
+        """Pid of the worker that most recently started as `rank`."""
+        return int([line for line in self.ledger("start") if line["rank"] == rank][-1]["pid"])
+
+    def wait_step(self, step: int, *, world: int | None = None, seconds: float = 60.0) -> dict[str, Any]:
+        """The first event of a step `>= step` (in a world of that size)."""
+
+        def reached() -> dict[str, Any] | None:
+            for line in self.ledger("step"):
+                if line["step"] >= step and world in (None, line["world"]):
+                    return line
+            return None
+
+        found: dict[str, Any] = wait_until(reached, seconds, f"step {step} in a world of {world}\n{self.log()}")
+        return found
+
+    def termination(self, index: int = 0) -> dict[str, Any]:
+        """What agent `index` left as termination message."""
+        message: dict[str, Any] = json.loads((self.directory / f"termination-{index}.json").read_text())
+        return message
+
+    def log(self) -> str:
+        """Everything all processes have printed."""
+        return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in sorted(self.directory.glob("*.log")))
+
+    def left_over(self) -> dict[int, str]:
+        """Living processes of this group, by pid."""
+        return processes_with(MARKER, self.marker)
+
+    def _start(self, name: str, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env={**self._environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _write_config(self) -> Path:
+        file = self.directory / "config.json"
+        file.write_text(json.dumps({"spec": {"name": "probe", "scale": {"grace_seconds": 10}}, "spec_digest": "0"}))
+        return file
