@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
 from PIL import Image
 
+from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
 from clip_trainer.data.eval_stream import EvalStream
 from clip_trainer.data.index import open_dataset
 from clipctl.contract.errors import CorruptError

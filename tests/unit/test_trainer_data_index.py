@@ -6,10 +6,10 @@ import tarfile
 from dataclasses import replace
 
 import pytest
-from clip_testkit.shards import png, sample_members, tar_bytes, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_testkit.shards import png, sample_members, tar_bytes, write_dataset
 from clip_trainer.data.index import Dataset, build_index, index_dataset, open_dataset
 from clip_trainer.data.index_build import scan_shard
 from clip_trainer.data.index_format import ShardIndex, pack_uint32, sample_check, unpack_uint32

@@ -1,6 +1,7 @@
 """Virtual lanes: exactly once per epoch, independent of the world, one integer of state."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +33,7 @@ def shown(refs):
 
 
 @given(case=orders(), epoch=st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_an_epoch_is_the_dataset(case, epoch):
     order, counts = case
     refs = order.batch(epoch * order.samples, order.samples)
@@ -43,7 +44,7 @@ def test_an_epoch_is_the_dataset(case, epoch):
 
 
 @given(case=orders(), per_lane=st.integers(1, 4), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_sample_is_lost_or_repeated_through_kills_and_resizes(case, per_lane, data):
     """Workers join, leave and are killed; only committed batches count."""
     order, counts = case
@@ -64,7 +65,7 @@ def test_no_sample_is_lost_or_repeated_through_kills_and_resizes(case, per_lane,
 
 
 @given(case=orders(), start=st.integers(0, 500), per_lane=st.integers(1, 5), world=st.integers(1, 30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_batch_is_independent_of_the_world(case, start, per_lane, world):
     order, _ = case
     size = order.lanes * per_lane
@@ -77,7 +78,7 @@ def test_a_batch_is_independent_of_the_world(case, start, per_lane, world):
 
 
 @given(case=orders(), start=st.integers(0, 10**12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_batch_takes_the_same_number_from_each_lane_in_lane_order(case, start):
     order, _ = case
     batch = order.batch(start, order.lanes * 3)
@@ -87,7 +88,7 @@ def test_every_batch_takes_the_same_number_from_each_lane_in_lane_order(case, st
 
 
 @given(case=orders(), position=st.integers(0, 10**13))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_position_is_found_without_history(case, position):
     order, counts = case
     fresh = SampleOrder(counts, seed=order.seed, lanes=order.lanes, shuffle_block=order.shuffle_block)
@@ -97,7 +98,7 @@ def test_any_position_is_found_without_history(case, position):
 
 
 @given(case=orders(), position=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_substitutes_stay_in_lane_and_epoch_and_reach_the_whole_lane(case, position):
     order, _ = case
     ref = order.sample_at(position)
@@ -140,7 +141,7 @@ def test_a_lane_reads_neighbouring_samples_of_a_large_dataset():
         assert len(spans) <= 2
         assert sum(max(span) - min(span) + 1 for span in spans.values()) == len(window)
     shards = [ref.shard for ref in lane]
-    changes = sum(a != b for a, b in zip(shards, shards[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(shards))
     assert changes < 60, "a lane goes from shard to shard, it does not jump"
 
 

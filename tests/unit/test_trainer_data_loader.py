@@ -1,15 +1,16 @@
 """Batches: the right samples in the right order whatever the world, threads or damage; and nothing left behind."""
 
 import io
+import itertools
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
 from PIL import Image
 
+from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
@@ -204,8 +205,7 @@ def test_worker_errors_come_out_typed_and_threads_end(path):
     shard.write_bytes(content)
     batches = loader(path)
     with pytest.raises(CorruptError, match=r"shard-000001\.tar"):
-        for _ in range(20):
-            next(batches)
+        list(itertools.islice(batches, 20))
     assert no_data_threads()
     with pytest.raises(StopIteration):
         next(batches)

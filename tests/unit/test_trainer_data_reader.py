@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-from clip_testkit.shards import write_dataset
 
+from clip_testkit.shards import write_dataset
 from clip_trainer.data import reader as reader_module
 from clip_trainer.data.index import Dataset, open_dataset
 from clip_trainer.data.reader import BlockCache, SampleReader

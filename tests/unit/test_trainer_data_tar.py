@@ -4,10 +4,10 @@ import io
 import tarfile
 
 import pytest
-from clip_testkit.shards import tar_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_testkit.shards import tar_bytes
 from clip_trainer.data.tar import BLOCK, TarReader
 from clipctl.contract.errors import CorruptError
 
@@ -19,18 +19,18 @@ def read(data, **options):
     return list(TarReader(io.BytesIO(data).read, "x.tar", wanted=lambda name: True, **options))
 
 
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("sizes", [[], [0], [1, 511, 512, 513, 0, 2000]])
-def test_reads_what_tarfile_writes(format, sizes):
+def test_reads_what_tarfile_writes(kind, sizes):
     files = [(f"d/{i}.bin", bytes([i]) * size) for i, size in enumerate(sizes)]
-    assert [(m.name, m.data) for m in read(tar_bytes(files, format))] == files
+    assert [(m.name, m.data) for m in read(tar_bytes(files, kind))] == files
 
 
-@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("name", [LONG, UMLAUT, "x" * 300])
-def test_long_and_foreign_names(format, name):
+def test_long_and_foreign_names(kind, name):
     files = [("before.txt", b"1"), (name, b"content"), ("after.txt", b"2")]
-    members = read(tar_bytes(files, format))
+    members = read(tar_bytes(files, kind))
     assert [(m.name, m.data) for m in members] == files
     assert members[1].header_offset == 1024, "extended headers belong to the member they describe"
     assert members[2].header_offset == members[1].data_offset + BLOCK
@@ -109,23 +109,12 @@ def test_trailing_data_is_noticed():
         read(SHARD + SHARD)
 
 
-@pytest.mark.parametrize("offset", range(0, 512))
+@pytest.mark.parametrize("offset", [*range(0, 154), *range(156, 512)])  # 154, 155 end the checksum field
 def test_every_flipped_header_byte_is_noticed(offset):
     damaged = bytearray(SHARD)
     damaged[512 * 2 + offset] ^= 0x01
-    if 148 <= offset < 156:
-        # The checksum field itself: one digit changes the number, or it stops being one; the last two are padding.
-        expected_silent = offset >= 154
-    else:
-        expected_silent = False
-    if expected_silent:
-        try:
-            assert [m.name for m in read(bytes(damaged))] == ["a.txt", "b.png", "c.txt"]
-        except CorruptError:
-            pass
-    else:
-        with pytest.raises(CorruptError):
-            read(bytes(damaged))
+    with pytest.raises(CorruptError):
+        read(bytes(damaged))
 
 
 @pytest.mark.parametrize("junk", [b"<html>404</html>" * 64, b"\x1f\x8b" + b"z" * 2000, b"PK\x03\x04" * 500, b"x" * 10])

@@ -145,7 +145,7 @@ def _csv_rows(table: Path, lines: Iterable[str], delimiter: str) -> Iterator[tup
                 raise SpecError(f"{table}:{reader.line_num}: the row has another number of cells than the header.")
             yield reader.line_num, row
     except csv.Error as error:
-        raise SpecError(f"{table}:{reader.line_num}: {error}.") from error
+        raise SpecError(f"{table}:{reader.reader.line_num}: {error}.") from error
 
 
 def _image(base: Path, cell: object, column: str, where: str) -> Path:

@@ -1,0 +1,256 @@
+"""Datasets in S3 (moto) and on a web server: the same bytes as from disk, and every refusal with its exit code."""
+
+import http.server
+import os
+import socket
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from clip_testkit.shards import png, write_dataset
+from clip_trainer.data.index import Dataset, index_dataset, open_dataset
+from clip_trainer.data.pack import pack, read_class_names
+from clip_trainer.data.pack_plan import plan_class_folders
+from clip_trainer.data.reader import SampleReader
+from clip_trainer.data.retry import RetryPolicy
+from clip_trainer.data.source_remote import RemoteSource
+from clip_trainer.data.verify import verify_dataset
+from clipctl.contract.errors import (
+    CannotCreateError,
+    CorruptError,
+    MissingError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+NO_WAITING = RetryPolicy(attempts=3, sleep=lambda seconds: None)
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def environment(endpoint, monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def local(tmp_path):
+    write_dataset(tmp_path / "local", [6, 9])
+    return tmp_path / "local"
+
+
+@pytest.fixture
+def bucket(local, request):
+    """A bucket of its own for each test, holding the local dataset below `d/`."""
+    name = "b" + str(abs(hash(request.node.name)))[:20]
+    source = RemoteSource(f"s3://{name}/d")
+    source._files.call_s3("create_bucket", Bucket=name)
+    for shard in local.glob("*.tar"):
+        source.save(shard.name, shard.read_bytes())
+    return f"s3://{name}/d"
+
+
+def keys(dataset, **options):
+    reader = SampleReader(dataset, **options)
+    return [reader.read(s, i).key for s, count in enumerate(dataset.index.counts) for i in range(count)]
+
+
+def test_a_dataset_in_s3_is_the_dataset_on_disk(bucket, local):
+    remote, disk = open_dataset(bucket), open_dataset(str(local))
+    assert remote.index.identity == disk.index.identity
+    assert all(shard.etag for shard in remote.index.shards)
+    assert keys(remote) == keys(remote, cache_bytes=0) == keys(disk)
+    again = open_dataset(bucket)
+    assert again.index == remote.index
+    assert again.source.counters.bytes_read == 0, "the index was written beside the shards"
+    assert verify_dataset(bucket, deep=True).ok
+    assert keys(Dataset.attach(bucket, remote.index.to_json())) == keys(disk)
+
+
+def test_patterns_and_single_shards_in_s3(bucket):
+    open_dataset(bucket)
+    assert open_dataset(f"{bucket}/shard-{{000000..000001}}.tar").index.counts == (6, 9)
+    assert open_dataset(f"{bucket}/shard-000001.tar").index.counts == (9,)
+
+
+def test_blocks_keep_requests_few(bucket):
+    dataset = open_dataset(bucket)
+    before = dataset.source.counters.requests
+    keys(dataset)
+    assert dataset.source.counters.requests - before == 2, "one block per shard"
+
+
+def test_a_replaced_object_is_noticed_by_its_etag(bucket):
+    source = open_dataset(bucket).source
+    content = bytearray(source.load("shard-000000.tar"))
+    content[700] ^= 1
+    source.save("shard-000000.tar", bytes(content))
+    with pytest.raises(CorruptError, match=r"shard-000000\.tar has been replaced"):
+        open_dataset(bucket)
+    assert index_dataset(bucket, force=True).index.samples == 15
+
+
+def test_a_replaced_object_is_noticed_while_reading(bucket):
+    dataset = open_dataset(bucket)
+    content = bytearray(dataset.source.load("shard-000000.tar"))
+    content[700] ^= 1
+    dataset.source.save("shard-000000.tar", bytes(content))
+    with pytest.raises(CorruptError, match="differs from the index"):
+        keys(dataset)
+
+
+def test_a_shortened_object_is_noticed_while_reading(bucket):
+    dataset = open_dataset(bucket)
+    dataset.source.save("shard-000001.tar", b"short")
+    with pytest.raises(CorruptError, match=r"shard-000001\.tar"):
+        keys(dataset, cache_bytes=0)
+
+
+def test_missing_things_in_s3(bucket):
+    with pytest.raises(MissingError, match="nothing"):
+        open_dataset(bucket + "/nothing")
+    with pytest.raises(MissingError, match="no-such-bucket"):
+        open_dataset("s3://no-such-bucket/d")
+    with pytest.raises(MissingError, match=r"shard-000007\.tar"):
+        open_dataset(f"{bucket}/shard-000007.tar")
+    open_dataset(bucket).source._files.rm_file(f"{bucket}/shard-000001.tar")
+    with pytest.raises(MissingError, match=r"shard-000001\.tar"):
+        open_dataset(bucket)
+
+
+def test_no_credentials(monkeypatch, bucket):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(PermissionDeniedError) as caught:
+        open_dataset(bucket)
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
+def test_unreachable_store(monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        source = RemoteSource("s3://bucket/d", retry=NO_WAITING)
+        with pytest.raises(UnavailableError) as caught:
+            source.info("x.tar")
+    assert source.counters.retries == 2
+    assert "AWS_ENDPOINT_URL_S3" in caught.value.hint
+
+
+def test_packing_straight_into_s3(bucket, tmp_path):
+    for number in range(6):
+        folder = tmp_path / "pictures" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(png(number))
+    items = plan_class_folders(tmp_path / "pictures", templates=["a {}"])
+    assert pack(items, bucket + "/packed", samples_per_shard=4).shards == 2
+    assert open_dataset(bucket + "/packed").index.counts == (4, 2)
+    assert read_class_names(bucket + "/packed") == ("class0", "class1")
+    with pytest.raises(CannotCreateError, match="already"):
+        pack(items, bucket + "/packed")
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A web server with ranges and with faults: the next answers are taken from `faults` while it holds any."""
+
+    protocol_version = "HTTP/1.1"
+    faults: list[int] = []
+    ranges = True
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        path = Path(self.directory) / self.path.lstrip("/")
+        status, data = (200, path.read_bytes()) if path.is_file() else (404, b"no")
+        if self.faults:
+            status, data = self.faults.pop(0), b"fault"
+        elif status == 200 and self.ranges and "Range" in self.headers:
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            status, data = 206, data[int(first) : int(last) + 1]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web(local):
+    handler = type("FaultyHandler", (Handler,), {"directory": str(local), "faults": [], "ranges": True})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=partial(server.serve_forever, 0.05))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_dataset_on_a_web_server(web, local):
+    url, _ = web
+    with pytest.raises(MissingError, match="cannot be listed"):
+        open_dataset(url)
+    by_pattern = open_dataset(url + "/shard-{000000..000001}.tar")
+    disk = open_dataset(str(local))
+    assert by_pattern.index.identity == disk.index.identity
+    assert keys(by_pattern) == keys(disk)
+    by_index = open_dataset(url)
+    assert keys(by_index, cache_bytes=0) == keys(disk)
+    with pytest.raises(CannotCreateError):
+        by_index.source.save("x", b"")
+
+
+def test_a_server_without_ranges_is_slow_but_right(web, local):
+    url, handler = web
+    disk = open_dataset(str(local))
+    handler.ranges = False
+    assert keys(open_dataset(url), cache_bytes=0) == keys(disk)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_passing_faults_are_retried_and_counted(web, local, status):
+    url, handler = web
+    open_dataset(str(local))
+    source = RemoteSource(url, retry=NO_WAITING)
+    dataset = open_dataset(url, source=source)
+    handler.faults += [status, status]
+    assert len(keys(dataset)) == 15
+    assert source.counters.retries == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(503, UnavailableError), (403, PermissionDeniedError), (404, MissingError)]
+)
+def test_lasting_faults_are_typed(web, local, status, error):
+    url, handler = web
+    open_dataset(str(local))
+    dataset = open_dataset(url, source=RemoteSource(url, retry=NO_WAITING))
+    handler.faults += [status] * 20
+    with pytest.raises(error):
+        keys(dataset)

@@ -1,0 +1,108 @@
+"""Our shards are webdataset's shards: what it writes we read, what we write it reads."""
+
+import os
+import random
+
+import pytest
+import webdataset
+
+from clip_testkit.shards import png, sample_members, tar_bytes
+from clip_trainer.data.index import open_dataset
+from clip_trainer.data.pack import pack
+from clip_trainer.data.pack_plan import PackItem
+from clip_trainer.data.reader import SampleReader
+from clip_trainer.data.sample import parse_sample
+
+
+def ours(directory):
+    dataset = open_dataset(str(directory))
+    reader = SampleReader(dataset)
+    return [reader.read(s, i) for s, count in enumerate(dataset.index.counts) for i in range(count)]
+
+
+def theirs(directory):
+    """webdataset's own reading; files are opened here because it leaves them to the garbage collector."""
+    found = []
+    for path in sorted(directory.glob("*.tar")):
+        with path.open("rb") as stream:
+            files = webdataset.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+            found += list(webdataset.tariterators.group_by_keys(files))
+    return [{"key": s["__key__"]} | {k: v for k, v in s.items() if not k.startswith("__")} for s in found]
+
+
+def same(directory):
+    mine = [{"key": sample.key, **sample.members} for sample in ours(directory)]
+    known = ("key", "png", "jpg", "jpeg", "webp", "txt", "json", "cls")
+    return mine == [{k: v for k, v in sample.items() if k in known} for sample in theirs(directory)]
+
+
+@pytest.mark.parametrize("keys", ["plain", "long", "unicode", "directory"])
+def test_we_read_what_webdataset_writes(tmp_path, keys):
+    name = {"plain": "{}", "long": "k" * 180 + "{}", "unicode": "grüße-{}", "directory": "a.b/c/{}"}[keys]
+    for first in range(0, 20, 7):
+        with (tmp_path / f"s-{first:04d}.tar").open("wb") as file, webdataset.TarWriter(file) as sink:
+            for number in range(first, min(first + 7, 20)):
+                caption = f"picture {number} " * (number * 50)
+                key = name.format(number)
+                sink.write({"__key__": key, "png": png(number), "txt": caption, "cls": number, "bin": b"x"})
+    samples = ours(tmp_path)
+    assert [sample.key for sample in samples] == [name.format(number) for number in range(20)]
+    assert [sample.class_number() for sample in samples] == list(range(20))
+    assert [sample.image() for sample in samples] == [png(number) for number in range(20)]
+    assert same(tmp_path)
+
+
+def test_webdataset_reads_what_we_pack(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    items = []
+    for number in range(15):
+        image = tmp_path / "pictures" / f"{number}.png"
+        image.write_bytes(png(number))
+        captions = tuple(f"caption {number}.{i} ü" for i in range(1 + number % 3))
+        items.append(PackItem(image, captions, number % 4))
+    pack(items, str(tmp_path / "out"), samples_per_shard=4)
+    found = theirs(tmp_path / "out")
+    assert len(found) == 15
+    assert {sample["png"] for sample in found} == {png(number) for number in range(15)}
+    assert {sample["txt"].decode() for sample in found} == {f"caption {n}.0 ü" for n in range(15)}
+    assert same(tmp_path / "out")
+    decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("pilrgb")])
+    decoded = [decode({"__key__": sample.pop("key"), **sample}) for sample in found]
+    assert all(sample["png"].size == (8, 8) and isinstance(sample["cls"], int) for sample in decoded)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_grouping_is_webdatasets(tmp_path, seed):
+    """Random member names of the kinds both accept: directories, several dots, upper case, files without samples."""
+    draw = random.Random(seed)
+    members = []
+    for number in range(30):
+        key = draw.choice(["{}", "d/{}", "d.x/{}", "./{}"]).format(number)
+        suffixes = draw.sample(["txt", "PNG", "seg.png", "json", "cls", "pkl", ""], draw.randint(0, 4))
+        members += [(f"{key}.{suffix}", os.urandom(draw.choice([0, 3, 512, 700]))) for suffix in suffixes]
+        if draw.random() < 0.3:
+            members.append((draw.choice(["README", "__meta__", "__index__/x.txt"]), b"passed over"))
+    members += [("last.png", b"x"), ("last.txt", b"y")]
+    (tmp_path / "s.tar").write_bytes(tar_bytes(members))
+    assert same(tmp_path)
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    """The canary: a member that would create a file if anything unpickled it."""
+    canary = tmp_path / "canary"
+    payload = b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR."
+    members = [*sample_members(1), ("000001.pkl", payload), ("000001.pth", payload), ("000001.pyd", payload)]
+    (tmp_path / "s.tar").write_bytes(tar_bytes(members))
+    (sample,) = ours(tmp_path)
+    sample.captions(), sample.image(), sample.class_number()
+    assert set(sample.members) == {"png", "txt"}
+    assert not canary.exists()
+
+
+def test_a_single_sample_is_parsed_from_webdatasets_bytes(tmp_path):
+    with (tmp_path / "s.tar").open("wb") as file, webdataset.TarWriter(file) as sink:
+        sink.write({"__key__": "k", "txt": "hello", "png": png(3)})
+    shard = open_dataset(str(tmp_path)).index.shards[0]
+    offset, length = shard.sample_range(0)
+    sample = parse_sample((tmp_path / "s.tar").read_bytes()[offset : offset + length], "s.tar")
+    assert sample.captions() == ("hello",)
