@@ -69,7 +69,7 @@ class JobView:
     @property
     def last_failure(self) -> Failure | None:
         """The newest failure the operator has recorded."""
-        return Failure.fromparse_json(parse_json(self.annotations.get(names.ANNOTATION_LAST_FAILURE)))
+        return Failure.from_json(parse_json(self.annotations.get(names.ANNOTATION_LAST_FAILURE)))
 
     @property
     def retry(self) -> RetryPolicy:

@@ -27,7 +27,7 @@ class RetryPolicy:
         attempts = raw.get("attempts")
         budget = attempts if isinstance(attempts, dict) else {}
         return cls(
-            budget={str(k): int(n) for k, v in budget.items() if (n := parseparse_number(v)) is not None},
+            budget={str(k): int(n) for k, v in budget.items() if (n := parse_number(v)) is not None},
             restarts_in_place=int(parse_number(raw.get("restarts_in_place")) or 0),
             backoff_seconds=parse_number(raw.get("backoff_seconds")) or 0.0,
             deadline_seconds=parse_number(raw.get("deadline_seconds")),

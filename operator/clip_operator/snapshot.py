@@ -67,9 +67,10 @@ class Snapshots:
         except ForbiddenError:
             return False
         conditions = (node.get("status") or {}).get("conditions") or ()
-        return all(c.get("type") != "Ready" or c.get("status") != "True" for c in conditions)
+        ready: dict[str, str] = {c.get("type"): c.get("status") for c in conditions}
+        return ready.get("Ready") != "True"
 
 
 def _is_worker(pod: Object) -> bool:
-    labels = pod["metadata"].get("labels") or {}
+    labels: dict[str, str] = pod["metadata"].get("labels") or {}
     return labels.get(names.LABEL_COMPONENT, names.COMPONENT_WORKER) == names.COMPONENT_WORKER
