@@ -3,14 +3,15 @@
 #   docker build -t clipctl .                                            torch as PyPI has it, with CUDA
 #   docker build -t clipctl:cpu --build-arg UV_ARGS=--torch-backend=cpu .  torch without CUDA
 #
+# Bytecode is compiled during the build because the root file system is read-only at run time; it is trusted without a
+# look at the sources' times.
 # BASE needs python3 >= 3.11 with the venv module; nothing else of it is used.
 ARG BASE=python:3.12-slim-bookworm
 
 # The build's own tools, in a virtual environment that the final stage never sees.
 FROM ${BASE} AS tools
-RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir "uv>=0.5" "hatchling>=1.27"
-# Bytecode is compiled here because the final image is read-only at run time; it is trusted without looking at times.
-ENV PATH=/opt/build/bin:${PATH} UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH
+RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir "uv>=0.13" "hatchling>=1.27"
+ENV PATH=/opt/build/bin:${PATH}
 
 # Of pyproject.toml only the requirements, so that no other edit of it rebuilds the big layer.
 FROM tools AS requirements
@@ -19,16 +20,7 @@ RUN python3 -c "import tomllib; project = tomllib.load(open('/pyproject.toml', '
 extra = project['optional-dependencies']; \
 print(*sorted({*project['dependencies'], *extra['trainer'], *extra['operator']}), sep='\n')" >/requirements.txt
 
-# The big layer: every dependency, no project code.
-FROM tools AS dependencies
-COPY --from=requirements /requirements.txt /requirements.txt
-# Further arguments of `uv pip install`, e.g. --torch-backend=cpu or --constraint FILE.
-ARG UV_ARGS=""
-RUN --mount=type=cache,target=/root/.cache/uv \
-    python3 -m venv --without-pip /opt/clipctl \
-    && uv pip install --python /opt/clipctl/bin/python ${UV_ARGS} -r /requirements.txt
-
-# The thin layer: the project's own wheel.
+# The thin layer: the project's own wheel, in an environment at the same path.
 FROM tools AS project
 COPY pyproject.toml LICENSE README.md /src/
 COPY charts /src/charts
@@ -38,9 +30,11 @@ COPY operator /src/operator
 COPY trainer /src/trainer
 RUN uv build --quiet --offline --wheel --no-build-isolation --python /opt/build/bin/python --out-dir /dist /src \
     && python3 -m venv --without-pip /opt/clipctl \
-    && uv pip install --offline --no-deps --python /opt/clipctl/bin/python /dist/*.whl
+    && UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy \
+       uv pip install --offline --no-deps --python /opt/clipctl/bin/python /dist/*.whl
 
-FROM ${BASE}
+# What every process of ours wants, whatever is installed.
+FROM ${BASE} AS runtime
 # No installer stays; the user has a name so that getpwuid() finds one.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
         /usr/lib/python3*/ensurepip /usr/share/python-wheels \
@@ -58,7 +52,18 @@ ENV PATH=/opt/clipctl/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
     WDS_SECURE=1
-COPY --from=dependencies /opt/clipctl /opt/clipctl
+# The big layer: every dependency, no project code. The tools are only mounted, so nothing needs to be copied out of here.
+FROM runtime AS dependencies
+COPY --from=requirements /requirements.txt /opt/clipctl/requirements.txt
+# Further arguments of `uv pip install`, e.g. --torch-backend=cpu or --constraint FILE.
+ARG UV_ARGS=""
+RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
+    --mount=type=cache,target=/var/cache/uv \
+    python3 -m venv --without-pip /opt/clipctl \
+    && UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH \
+       /opt/build/bin/uv pip install --python /opt/clipctl/bin/python ${UV_ARGS} -r /opt/clipctl/requirements.txt
+
+FROM dependencies
 COPY --from=project /opt/clipctl /opt/clipctl
 ARG VERSION=0.1.0
 ARG REVISION=""

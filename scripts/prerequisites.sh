@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages that the real-cluster tests need (make e2e). Run as root; does nothing if all are there.
 set -eu
-packages="binutils buildah ca-certificates conntrack containerd containernetworking-plugins debootstrap ethtool gcc \
-iproute2 iptables libc6-dev runc socat"
+packages="binutils buildah ca-certificates conntrack containerd containernetworking-plugins containers-storage debootstrap \
+ethtool gcc iproute2 iptables libc6-dev runc socat"
 missing=""
 for package in $packages; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" || missing="$missing $package"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from clip_testkit.cluster import settings as pinned
 from clip_testkit.cluster.binaries import operator_image
@@ -14,7 +17,8 @@ from clip_testkit.cluster.netns import inside
 from clip_testkit.cluster.node import PAUSE_IMAGE
 from clip_testkit.cluster.scratchimage import compile_pause, write_image
 from clip_testkit.cluster.settings import Settings
-from clip_testkit.cluster.shell import Argument, run, say, succeeds
+from clip_testkit.cluster.shell import Argument, run, say, succeeds, tail
+from clipctl.contract.errors import UnavailableError
 
 COREDNS_IMAGE = f"localhost/clipctl/coredns:{pinned.COREDNS}"
 
@@ -41,8 +45,29 @@ def blobs(settings: Settings) -> set[str]:
 
 
 def import_archive(settings: Settings, archive: Path) -> None:
-    """Import and unpack an OCI archive; layers already in the store may be left out of it."""
+    """Import and unpack an OCI archive."""
     ctr(settings, "images", "import", archive)
+
+
+@contextlib.contextmanager
+def importing(settings: Settings) -> Iterator[IO[bytes]]:
+    """A stream into which an archive is written to be imported, without a copy of it on disk.
+
+    Raises:
+        UnavailableError: containerd refused it.
+    """
+    argv = inside(["ctr", "-a", settings.containerd_socket, "-n", "k8s.io", "images", "import", "-"])
+    words = [str(word) for word in argv]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        # A refusal closes the pipe; its reason is on stderr.
+        with contextlib.suppress(BrokenPipeError):
+            yield process.stdin
+            process.stdin.close()
+        reason = process.stderr.read().decode(errors="replace")
+    if process.returncode != 0:
+        raise UnavailableError(f"containerd refused the image: {tail(reason)}")
 
 
 def ensure_system_images(settings: Settings) -> None:

@@ -48,7 +48,7 @@ def pip_conf(settings: Mapping[str, str]) -> str:
 
 def uv_toml(settings: Mapping[str, str]) -> str:
     """The text of uv's configuration inside the build; the system's certificates are those bound into it."""
-    lines = ["native-tls = true"] if "cert" in settings else []
+    lines = ["system-certs = true"] if "cert" in settings else []
     if "index-url" in settings:
         lines.append(f"index-url = {json.dumps(settings['index-url'])}")
     for key, name in (("extra-index-url", "extra-index-url"), ("trusted-host", "allow-insecure-host")):

@@ -1,69 +1,105 @@
-"""From an OCI layout on disk to an archive that holds only what containerd lacks.
+"""OCI archives that hold only what the importer lacks.
 
-buildah writes images to a layout directory, where unchanged layers are not written again. containerd imports archives,
-and content that it already has may be missing in them. So after a change of code only a thin layer travels.
-Format: https://github.com/opencontainers/image-spec (image layout v1).
+containerd imports archives in which content that it already has is missing: after a change of code only a thin layer
+travels. Format: https://github.com/opencontainers/image-spec (image layout v1).
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
-from pathlib import Path
+from collections.abc import Callable, Collection
 from typing import IO, Any
 
-
-def blob_path(layout: Path, digest: str) -> Path:
-    """Path of a blob in a layout."""
-    return layout / "blobs" / Path(*digest.split(":", 1))
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+BLOCK = tarfile.BLOCKSIZE
 
 
-def manifest_descriptor(layout: Path, tag: str) -> dict[str, Any]:
-    """The index entry of a tag.
-
-    Raises:
-        ValueError: the layout has no such tag.
-    """
-    index = json.loads((layout / "index.json").read_text())
-    for entry in index["manifests"]:
-        if entry.get("annotations", {}).get("org.opencontainers.image.ref.name") == tag:
-            return dict(entry)
-    raise ValueError(f"{layout} has no image tagged {tag!r}")
+def digest(data: bytes) -> str:
+    """Content address of some bytes, e.g. `sha256:ab12...`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def digests(layout: Path, descriptor: dict[str, Any]) -> list[str]:
-    """Digests of an image's blobs: manifest, configuration, layers."""
-    manifest = json.loads(blob_path(layout, descriptor["digest"]).read_text())
-    return [descriptor["digest"], manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
+def descriptor(media_type: str, data: bytes) -> dict[str, Any]:
+    """How OCI documents refer to a blob."""
+    return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 
 
-def write_archive(layout: Path, descriptor: dict[str, Any], name: str, present: set[str], out: IO[bytes]) -> int:
-    """Write an archive of one image without the blobs already present, and return its payload in bytes.
+def absent_layers(manifest: bytes, present: Collection[str]) -> list[dict[str, Any]]:
+    """Descriptors of a manifest's layers that the importer lacks, each once."""
+    layers = {layer["digest"]: layer for layer in json.loads(manifest)["layers"]}
+    return [layer for name, layer in layers.items() if name not in present]
+
+
+def write_archive(
+    out: IO[bytes],
+    name: str,
+    manifest: bytes,
+    config: bytes,
+    present: Collection[str],
+    copy_layer: Callable[[str, IO[bytes]], None],
+) -> int:
+    """Write an archive of one image and return its payload in bytes.
 
     Manifest and configuration are always written: the importer starts from them.
+
+    Args:
+        out: where to; need not be seekable.
+        name: full image name with tag.
+        manifest: JSON text.
+        config: JSON text.
+        present: digests of the blobs to leave out.
+        copy_layer: writes the layer with a digest; called in the manifest's order.
+
+    Raises:
+        ValueError: a layer is not as long as the manifest says.
     """
-    annotations = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-    index = {"schemaVersion": 2, "manifests": [{**descriptor, "annotations": annotations}]}
-    manifest, config, *layers = digests(layout, descriptor)
-    wanted = [manifest, config, *(layer for layer in dict.fromkeys(layers) if layer not in present)]
+    entry = descriptor(MANIFEST, manifest)
+    entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+    layers = absent_layers(manifest, present)
     with tarfile.open(fileobj=out, mode="w|") as archive:
-        _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        _add(archive, "index.json", json.dumps(index).encode())
-        for digest in wanted:
-            archive.add(blob_path(layout, digest), arcname=f"blobs/{digest.replace(':', '/')}")
-    return sum(blob_path(layout, digest).stat().st_size for digest in wanted)
+        add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode())
+        for data in (manifest, config):
+            add(archive, blob_name(digest(data)), data)
+        for layer in layers:
+            _add_stream(archive, layer, copy_layer)
+    return len(manifest) + len(config) + sum(int(layer["size"]) for layer in layers)
 
 
-def prune(layout: Path, keep: list[str]) -> None:
-    """Delete the blobs of earlier images."""
-    names = {digest.split(":", 1)[1] for digest in keep}
-    for path in (layout / "blobs" / "sha256").iterdir():
-        if path.name not in names:
-            path.unlink()
+def blob_name(blob_digest: str) -> str:
+    """Path of a blob inside an archive."""
+    return f"blobs/{blob_digest.replace(':', '/')}"
 
 
-def _add(archive: tarfile.TarFile, path: str, data: bytes) -> None:
+def add(archive: tarfile.TarFile, path: str, data: bytes, mode: int = 0o644) -> None:
+    """Add a file with no time and no owner."""
     info = tarfile.TarInfo(path)
-    info.size = len(data)
+    info.size, info.mode = len(data), mode
     archive.addfile(info, io.BytesIO(data))
+
+
+class _Counter:
+    """Passes bytes on and counts them."""
+
+    def __init__(self, out: Any) -> None:
+        self.out, self.count = out, 0
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        self.out.write(data)
+        return len(data)
+
+
+def _add_stream(archive: tarfile.TarFile, layer: dict[str, Any], copy_layer: Callable[[str, IO[bytes]], None]) -> None:
+    """Add a member whose bytes come from a writer: tarfile itself only takes readers."""
+    info = tarfile.TarInfo(blob_name(layer["digest"]))
+    info.size = layer["size"]
+    archive.addfile(info)
+    counter: Any = _Counter(archive.fileobj)
+    copy_layer(layer["digest"], counter)
+    if counter.count != info.size:
+        raise ValueError(f"layer {layer['digest']} has {counter.count} bytes; the manifest says {info.size}")
+    counter.out.write(b"\0" * (-info.size % BLOCK))

@@ -13,6 +13,7 @@ PROGRAMS = (
     "buildah",
     "conntrack",
     "containerd",
+    "containers-storage",
     "ctr",
     "debootstrap",
     "gcc",

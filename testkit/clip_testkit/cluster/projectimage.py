@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
-from clip_testkit.cluster import containerd, installconfig, ociarchive, stubwheels
+from clip_testkit.cluster import buildah, containerd, installconfig, ociarchive, stubwheels
 from clip_testkit.cluster.baseimage import ensure_base_image
-from clip_testkit.cluster.buildah import buildah
 from clip_testkit.cluster.packages import install_prerequisites, repository_root, require_root
 from clip_testkit.cluster.settings import Settings
 from clip_testkit.cluster.shell import locked, say
@@ -36,9 +37,9 @@ def build_and_load(settings: Settings, flavour: str) -> str:
     require_root()
     install_prerequisites()
     with locked(settings.cache / "images.lock"):
-        name, layout = build(settings, flavour)
+        name, tag = build(settings, flavour)
         if containerd.serves(settings):
-            load(settings, name, layout, flavour)
+            load(settings, name, tag)
     return name
 
 
@@ -71,8 +72,9 @@ def uv_arguments(key: str) -> str:
     return f"--constraint {INSIDE}/{key}/constraints.txt --find-links {INSIDE}/{key}"
 
 
-def build(settings: Settings, flavour: str) -> tuple[str, Path]:
-    """Build the image into an OCI layout; return its name and the layout."""
+def build(settings: Settings, flavour: str) -> tuple[str, str]:
+    """Build the image; return its name by content and its tag in buildah's store."""
+    tag = f"{REPOSITORY}:{flavour}"
     base = ensure_base_image(settings)
     inputs = ensure_build_inputs(settings, flavour)
     began = time.monotonic()
@@ -80,20 +82,20 @@ def build(settings: Settings, flavour: str) -> tuple[str, Path]:
         mounts = [*installconfig.write_mounts(Path(work)), f"--volume={inputs}:{INSIDE}/{inputs.name}:ro"]
         arguments = [f"--build-arg=BASE={base}", f"--build-arg=UV_ARGS={uv_arguments(inputs.name)}"]
         how = ["--isolation=chroot", "--network=host", "--layers", "--format=oci"]
-        tag = f"{REPOSITORY}:{flavour}"
-        buildah(settings, "bud", *how, *mounts, *arguments, "--tag", tag, repository_root())
-    layout = settings.cache / "oci" / flavour
-    layout.parent.mkdir(parents=True, exist_ok=True)
-    buildah(settings, "push", "--quiet", tag, f"oci:{layout}:{flavour}")
-    descriptor = ociarchive.manifest_descriptor(layout, flavour)
-    ociarchive.prune(layout, ociarchive.digests(layout, descriptor))
-    name = f"{REPOSITORY}:{descriptor['digest'].removeprefix('sha256:')[:12]}"
+        buildah.buildah(settings, "bud", *how, *mounts, *arguments, "--tag", tag, repository_root())
+    manifest, _ = buildah.image_data(settings, tag)
+    name = f"{REPOSITORY}:{ociarchive.digest(manifest).removeprefix('sha256:')[:12]}"
     say(f"built {name} ({flavour}) in {time.monotonic() - began:.0f} s")
-    return name, layout
+    return name, tag
 
 
-def load(settings: Settings, name: str, layout: Path, flavour: str) -> None:
-    """Import the image into containerd unless it is there.
+def load(settings: Settings, name: str, tag: str) -> None:
+    """Import an image of buildah's store into containerd unless it is there.
+
+    Args:
+        settings: where the caches and the cluster are.
+        name: its name in containerd.
+        tag: its name in buildah's store.
 
     Raises:
         UnavailableError: containerd refused it.
@@ -101,12 +103,16 @@ def load(settings: Settings, name: str, layout: Path, flavour: str) -> None:
     if name in containerd.images(settings):
         return
     began = time.monotonic()
-    descriptor = ociarchive.manifest_descriptor(layout, flavour)
-    with tempfile.TemporaryDirectory(dir=settings.cache, prefix=".import-") as work:
-        archive = Path(work, "image.tar")
-        with archive.open("wb") as out:
-            size = ociarchive.write_archive(layout, descriptor, name, containerd.blobs(settings), out)
-        containerd.import_archive(settings, archive)
+    manifest, config = buildah.image_data(settings, tag)
+    digests = [layer["digest"] for layer in json.loads(manifest)["layers"]]
+    ids = dict(zip(digests, buildah.layer_ids(settings, tag), strict=True))
+
+    def copy_layer(digest: str, out: IO[bytes]) -> None:
+        buildah.copy_layer(settings, ids[digest], out)
+
+    present = containerd.blobs(settings)
+    with containerd.importing(settings) as out:
+        size = ociarchive.write_archive(out, name, manifest, config, present, copy_layer)
     say(f"imported {name}: {size / 2**20:.0f} MiB in {time.monotonic() - began:.0f} s")
     _forget_old(settings, name)
 

@@ -6,7 +6,6 @@ on the bytes of the binary only: no times, no host names.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import platform
@@ -14,7 +13,9 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from clip_testkit.cluster import ociarchive
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -59,47 +60,31 @@ def write_image(out: Path, name: str, binary: Path, entrypoint: str) -> None:
             "architecture": MACHINES.get(platform.machine(), platform.machine()),
             "os": "linux",
             "config": {"Entrypoint": [entrypoint]},
-            "rootfs": {"type": "layers", "diff_ids": [digest(layer)]},
+            "rootfs": {"type": "layers", "diff_ids": [ociarchive.digest(layer)]},
         }
     )
     manifest = _json(
         {
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
-            "layers": [_descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
+            "mediaType": ociarchive.MANIFEST,
+            "config": ociarchive.descriptor("application/vnd.oci.image.config.v1+json", config),
+            "layers": [ociarchive.descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
         }
     )
-    entry = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
-    entry["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
-    with tarfile.open(out, "w") as archive:
-        _add(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-        _add(archive, "index.json", _json({"schemaVersion": 2, "manifests": [entry]}))
-        for blob in (manifest, config, layer):
-            _add(archive, f"blobs/sha256/{digest(blob).removeprefix('sha256:')}", blob)
-
-
-def digest(data: bytes) -> str:
-    """Content address of some bytes, e.g. `sha256:ab12...`."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
+    with out.open("wb") as archive:
+        ociarchive.write_archive(archive, name, manifest, config, (), lambda _, stream: _write(stream, layer))
 
 
 def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True).encode()
 
 
+def _write(stream: IO[bytes], data: bytes) -> None:
+    stream.write(data)
+
+
 def _layer(data: bytes, path: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        _add(archive, path.lstrip("/"), data, mode=0o755)
+        ociarchive.add(archive, path.lstrip("/"), data, mode=0o755)
     return buffer.getvalue()
-
-
-def _add(archive: tarfile.TarFile, path: str, data: bytes, mode: int = 0o644) -> None:
-    info = tarfile.TarInfo(path)
-    info.size, info.mode = len(data), mode
-    archive.addfile(info, io.BytesIO(data))

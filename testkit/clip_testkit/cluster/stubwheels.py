@@ -61,6 +61,7 @@ def closure(name: str, extras: frozenset[str] = frozenset()) -> dict[str, str]:
     Raises:
         MissingError: a needed distribution is not installed.
     """
+    known = {canonicalize_name(d.metadata["Name"]): d for d in distributions()}
     found: dict[str, str] = {}
     seen: set[tuple[NormalizedName, frozenset[str]]] = set()
     pending = [(canonicalize_name(name), extras)]
@@ -69,18 +70,13 @@ def closure(name: str, extras: frozenset[str] = frozenset()) -> dict[str, str]:
         if item in seen:
             continue
         seen.add(item)
-        installed = _installed(item[0])
+        if item[0] not in known:
+            raise MissingError(f"{item[0]} is not installed here.", hint="Install the test environment: make install.")
+        installed = known[item[0]]
         found[item[0]] = installed.version
         pending += [(canonicalize_name(r.name), frozenset(r.extras)) for r in _requirements(installed, item[1])]
     found.pop(canonicalize_name(name))
     return dict(sorted(found.items()))
-
-
-def _installed(name: NormalizedName) -> Distribution:
-    known = {canonicalize_name(d.metadata["Name"]): d for d in distributions()}
-    if name not in known:
-        raise MissingError(f"{name} is not installed here.", hint="Install the test environment: make install.")
-    return known[name]
 
 
 def _requirements(installed: Distribution, extras: frozenset[str]) -> Iterator[Requirement]:
