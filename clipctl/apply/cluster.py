@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from kubernetes import client, config
@@ -49,18 +50,11 @@ class Cluster:
 
     def list(self, kind: str, *, labels: str = "", fields: str = "") -> Iterator[Object]:
         """All objects that match the selectors, page by page."""
-        query: dict[str, Any] = {"limit": _PAGE}
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
-        while True:
-            page = self._json("GET", "list", KINDS[kind], "", query)
-            yield from page.get("items") or ()
-            token = (page.get("metadata") or {}).get("continue")
-            if not token:
-                return
-            query["continue"] = token
+        yield from self._pages(KINDS[kind], labels, fields)
+
+    def list_everywhere(self, kind: str, *, fields: str = "") -> Iterator[Object]:
+        """All objects of all namespaces that match the selector."""
+        yield from self._pages(replace(KINDS[kind], namespaced=False), "", fields)
 
     def apply(self, item: Object, *, dry_run: bool = False) -> Object:
         """Create or update one object by server-side apply; with `dry_run` the server only checks it."""
@@ -121,6 +115,20 @@ class Cluster:
         finally:
             response.release_conn()
             response.close()
+
+    def _pages(self, kind: Kind, labels: str, fields: str) -> Iterator[Object]:
+        query: dict[str, Any] = {"limit": _PAGE}
+        if labels:
+            query["labelSelector"] = labels
+        if fields:
+            query["fieldSelector"] = fields
+        while True:
+            page = self._json("GET", "list", kind, "", query)
+            yield from page.get("items") or ()
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            query["continue"] = token
 
     def _json(
         self,

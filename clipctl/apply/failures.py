@@ -25,6 +25,7 @@ _INSTALL = {
     "PodMonitor": "Install the Prometheus operator, or set metrics.pod_monitor: false.",
     "LocalQueue": "Install Kueue, or leave out scale.queue.",
 }
+_ABSENT_API = ("page not found", "could not find the requested resource")
 _SPEC_CODES = frozenset({400, 409, 422})
 
 
@@ -51,7 +52,7 @@ def _from_status(error: ApiException, verb: str, kind: Kind, namespace: str, nam
         return ClusterConfigError(f"the cluster refuses the {kind.kind}: {message}.")
     if status == 403:
         return PermissionDeniedError(
-            f"no permission to {verb} {kind.plural}{_in_group(kind)} in namespace {namespace}.",
+            f"no permission to {verb} {kind.plural}{_in_group(kind)} in {_scope(kind, namespace)}.",
             hint="Ask for a Role with this verb, or use another namespace or context; `clipctl doctor` lists all.",
         )
     if status == 404:
@@ -64,20 +65,22 @@ def _from_status(error: ApiException, verb: str, kind: Kind, namespace: str, nam
 
 
 def _not_found(kind: Kind, namespace: str, name: str, reply: dict[str, Any]) -> ClipError:
-    detail = reply.get("details") if isinstance(reply.get("details"), dict) else None
     message = str(reply.get("message", ""))
-    # An absent object is described by a Status with details; an absent API answers in plain text or without a name.
-    absent_api = "page not found" in message or (kind.group != "" and not (detail and detail.get("name")))
-    if absent_api and kind.kind in _INSTALL:
+    # An absent object is named in the message; for an absent API the server only knows that the path is wrong.
+    if any(text in message for text in _ABSENT_API) and kind.kind in _INSTALL:
         return ClusterConfigError(
             f"the {kind.kind} CRD ({kind.plural}.{kind.group}) is not installed in this cluster.",
             hint=_INSTALL[kind.kind],
         )
-    if detail and detail.get("kind") == "namespaces":
+    if message.startswith("namespaces "):
         return ClusterConfigError(
             f"namespace {namespace} does not exist.", hint=f"Create it: kubectl create namespace {namespace}."
         )
     return MissingError(f"there is no {kind.kind} {name} in namespace {namespace}.")
+
+
+def _scope(kind: Kind, namespace: str) -> str:
+    return f"namespace {namespace}" if kind.namespaced else "the whole cluster"
 
 
 def _in_group(kind: Kind) -> str:
