@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.data.prp import derive_key, mix64, permute
+from clip_trainer.data.prp import derive, derive_key, mix64, permute
 
 
 def images(size: int, key: int) -> list[int]:
@@ -58,6 +58,15 @@ def test_mix64_is_splitmix64():
 def test_derived_keys_depend_on_every_word_and_its_place():
     keys = {derive_key(*words) for words in [(0, 0), (0, 1), (1, 0), (1, 1), (0,), (0, 0, 0), (-1, 0)]}
     assert len(keys) == 7
+
+
+@given(words=st.lists(st.integers(-(2**63), 2**64 - 1), max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_keys_of_integers_and_of_arrays_agree(words):
+    key = np.zeros(1, np.uint64)
+    for word in words:
+        key = derive(key, np.array([word % 2**64], np.uint64))
+    assert derive_key(*words) == int(key[0])
 
 
 def test_permutation_is_frozen():

@@ -59,6 +59,15 @@ def test_a_base_256_size_is_read():
     assert read(bytes(header) + data[512:])[0].data == b"x" * 700
 
 
+def test_signed_checksums_of_old_tars_are_accepted():
+    data = tar_bytes([("abc", b"x")])
+    header = bytearray(data[:512])
+    header[0] = 0xE9
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % (sum(header) - 256)
+    assert len(read(bytes(header) + data[512:])) == 1
+
+
 def special(kind, name="special", **fields):
     header = tarfile.TarInfo(name)
     header.type = kind

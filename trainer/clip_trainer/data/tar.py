@@ -114,8 +114,7 @@ class TarReader:
             return None
         if block[257:265] not in _MAGICS:
             self._fail("has no tar header")
-        sums = _checksums(block)
-        if self._number(block[148:156]) not in sums:
+        if not _checksum_holds(block, self._number(block[148:156])):
             self._fail("has a damaged header (wrong checksum)")
         self._offset += BLOCK
         return block
@@ -190,11 +189,16 @@ class TarReader:
         )
 
 
-def _checksums(block: bytes) -> tuple[int, int]:
-    """Sum of a header's bytes with its checksum field blank, unsigned as POSIX says and signed as old tars wrote."""
-    unsigned = sum(block) - sum(block[148:156]) + 8 * 0x20
+def _checksum_holds(block: bytes, stated: int) -> bool:
+    """Whether a header's bytes, its checksum field blank, add up to the stated sum.
+
+    POSIX adds unsigned bytes; some old tars added signed ones, which is looked at only if the first fails.
+    """
+    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if stated == unsigned:
+        return True
     counted = block[:148] + block[156:]
-    return unsigned, unsigned - 256 * sum(byte > 127 for byte in counted)
+    return stated == unsigned - 256 * sum(byte > 127 for byte in counted)
 
 
 def _short_name(header: bytes) -> str:
