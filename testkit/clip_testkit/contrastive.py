@@ -48,6 +48,7 @@ def rank_gradients(
     group = None if len(ranks) == dist.get_world_size() else dist.new_group(list(ranks))
     if rank not in ranks:
         return 0.0, [], [], 0.0
+    assert group is None or isinstance(group, dist.ProcessGroup)
     place = ranks.index(rank)
     image, text, scale = features(sum(counts), width, seed)
     start = sum(counts[:place])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from clip_testkit.contrastive import dense, features, rank_gradients
-from clip_testkit.ranks import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_testkit.contrastive import dense, features, rank_gradients
+from clip_testkit.ranks import run_ranks
 from clip_trainer.loss import ContrastiveLoss
 
 

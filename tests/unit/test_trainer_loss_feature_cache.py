@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from clip_testkit.contrastive import dense
 from torch import nn
 from torch.nn import functional
 
+from clip_testkit.contrastive import dense
 from clip_trainer.loss import ContrastiveLoss, LossOutput, backward_cached
 
 

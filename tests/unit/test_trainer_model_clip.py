@@ -1,5 +1,8 @@
 """The towers: shapes, causality, pooling, and speed-ups that change nothing but speed."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -137,3 +140,12 @@ def test_a_new_model_trains_and_keeps_nothing_on_meta():
     assert net.training
     assert not any(tensor.is_meta for tensor in net.state_dict().values())
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_creating_a_model_does_not_load_the_compiler():
+    """It costs CPU-seconds at every start, and so at every recovery."""
+    code = (
+        "import sys; from clip_trainer.model import create_model; create_model('ViT-tiny-8-32'); "
+        "sys.exit(bool({'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

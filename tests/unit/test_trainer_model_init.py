@@ -15,7 +15,9 @@ def net():
 
 def test_the_seed_decides_every_weight(net):
     again, other = create_model("ViT-tiny-8-32", seed=5), create_model("ViT-tiny-8-32", seed=6)
-    for (name, a), b, c in zip(net.state_dict().items(), again.state_dict().values(), other.state_dict().values(), strict=True):
+    for (name, a), b, c in zip(
+        net.state_dict().items(), again.state_dict().values(), other.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), name
         constant = name.endswith((".bias", "_bias")) or ".ln_" in name or "ln_" in name or name == "logit_scale"
         assert constant or not torch.equal(a, c), name

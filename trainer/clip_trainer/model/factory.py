@@ -36,7 +36,11 @@ def create_model(
         # Allocate nothing until the final device is known, and skip torch's own initialisation.
         model = CLIP(config, speed_ups or SpeedUps())
     if torch.device(device).type != "meta":
-        model.to_empty(device=device)
+        # Not to_empty(): on meta tensors it goes through torch's Python decompositions, which import sympy (2 s).
+        empty = {
+            key: torch.empty(value.shape, dtype=value.dtype, device=device) for key, value in model.state_dict().items()
+        }
+        model.load_state_dict(empty, assign=True)
         init_parameters(model, seed)
     cast_parameters(model, mode)
     return model

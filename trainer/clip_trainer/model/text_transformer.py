@@ -25,7 +25,9 @@ class TextTransformer(nn.Module):
         self.context_length = config.context_length
         self.vocab_size = config.vocab_size
         self.pooled_last_block = pooled_last_block
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        # Not nn.Embedding(...): its own normal_() on the meta device imports torch's compiler, 4 CPU-seconds a start.
+        table = torch.empty(config.vocab_size, config.width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.transformer = Transformer(
             width=config.width,

@@ -57,8 +57,9 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 def _cosine(step: int, schedule: Schedule) -> float:
     span = schedule.total_steps - schedule.warmup_steps
-    progress = min(step - schedule.warmup_steps, span) / span if span > 0 else 1.0
-    return 0.5 * (1 + math.cos(math.pi * progress)) * schedule.lr
+    # The order of operations is OpenCLIP's, so that the floats are.
+    angle = math.pi * min(step - schedule.warmup_steps, span) / span if span > 0 else math.pi
+    return 0.5 * (1 + math.cos(angle)) * schedule.lr
 
 
 def _cooldown(step: int, schedule: Schedule) -> float:

@@ -98,8 +98,7 @@ class BpeTokenizer:
         """Ids of one word; remembered."""
         if word in (START, END):
             return (self._ids[word],)
-        # A lone surrogate has no UTF-8 form; it becomes "?" rather than an error about a caption.
-        symbols = [self._bytes[byte] for byte in word.encode("utf-8", errors="replace")]
+        symbols = [self._bytes[byte] for byte in word.encode("utf-8")]
         symbols[-1] += WORD_END
         ids = tuple(self._ids[symbol] for symbol in merge_word(symbols, self._ranks))
         if len(word) <= _MEMO_LETTERS:
