@@ -65,7 +65,8 @@ def show_error(error: ClipError, *, as_json: bool) -> None:
         print(mask_credentials("\n".join(map(str, problems))).translate(_CONTROL), file=sys.stderr)
         note(f"error: {_count(len(problems))}. {error.hint}".rstrip())
     else:
-        note(f"error: {error}")
+        separator = "" if error.problem.endswith("\n") or not error.hint else " "
+        note(f"error: {error.problem}{separator}{error.hint}")
 
 
 def _count(problems: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import urllib3
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
@@ -196,6 +197,9 @@ def connect(namespace: str | None = None, context: str | None = None) -> Cluster
         ) from error
     # One retry only: every request has its own time limit, and a dead server should be reported within seconds.
     settings.retries = 1
+    if not settings.verify_ssl:
+        # The kubeconfig says insecure-skip-tls-verify; one warning for every request would add nothing.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     return Cluster(client.ApiClient(settings), namespace or default_namespace)
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from clipctl.backends.base import Backend
 from clipctl.contract.errors import ClipError, MissingError
 
 
 def local_backend() -> Backend:
     """Runs on this machine."""
-    # By name: the supervisor behind it is of no interest to commands that only talk to a cluster.
-    backend: Any = importlib.import_module("clipctl.backends.local").LocalBackend()
-    chosen: Backend = backend
-    return chosen
+    from clipctl.backends.local import LocalBackend
+
+    return LocalBackend()
 
 
 def kubernetes_backend(namespace: str | None, context: str | None) -> Backend:
