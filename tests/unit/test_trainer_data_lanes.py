@@ -49,11 +49,11 @@ def test_no_sample_is_lost_or_repeated_through_kills_and_resizes(case, per_lane,
     """Workers join, leave and are killed; only committed batches count."""
     order, counts = case
     batch = order.lanes * per_lane
-    position, committed, epochs = 0, [], 3
+    position, committed, epochs = 0, [], 2
     while position < epochs * order.samples:
         world = data.draw(st.integers(1, order.lanes), label="world")
         resumed = SampleOrder(counts, seed=order.seed, lanes=order.lanes, shuffle_block=order.shuffle_block)
-        steps = data.draw(st.integers(0, 5), label="steps until the kill")
+        steps = data.draw(st.integers(0, 9), label="steps until the kill")
         for _ in range(steps + 1):
             parts = [resumed.local_batch(position, batch, rank, world) for rank in range(world)]
             committed += [ref for part in parts for ref in part]
