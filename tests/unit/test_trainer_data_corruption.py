@@ -16,8 +16,6 @@ FLIPS = 4000
 SAMPLES = 6
 MEMBERS = [member for n in range(SAMPLES) for member in sample_members(n, captions=["a", "b"], cls=1)]
 CONTENT = tar_bytes(MEMBERS)
-    [member for number in range(SAMPLES) for member in sample_members(number, captions=["a", "b"], cls=1)]
-)
 
 
 class Memory:
