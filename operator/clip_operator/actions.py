@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from clip_operator import api as k8s
-from clip_operator.api import AlreadyExistsError, Api, NotFoundError, Object, Resource
+from clip_operator.api import AlreadyExistsError, Api, NotFoundError, Object, RefusedError, Resource
 from clip_operator.decisions import (
     Action,
     CreateAttempt,
@@ -101,7 +101,14 @@ class Executor:
         try:
             self._api.create(k8s.PYTORCHJOBS, world.namespace, body)
         except AlreadyExistsError:
-            return  # made before a crash, or by a leader before us: its name says that it is the same attempt
+            self._check_is_ours(world, action.number)  # made before a crash, or by a leader before us
+
+    def _check_is_ours(self, world: World, number: int) -> None:
+        """Raises `RefusedError` if the name of the attempt is taken by somebody else's job."""
+        selector = f"{names.LABEL_RUN}={world.run},{names.LABEL_ATTEMPT}={number}"
+        if not self._api.list(k8s.PYTORCHJOBS, world.namespace, selector).items:
+            name = names.job_name(world.run, number)
+            raise RefusedError(f"the name {name} is taken by a PyTorchJob that does not belong to run {world.run}")
 
     def _delete_job(self, world: World, job: JobView) -> None:
         self._api.delete(k8s.PYTORCHJOBS, world.namespace, job.name, job.uid)

@@ -131,4 +131,6 @@ def end_run(world: World, now: float, state: str, reason: str, message: str) -> 
     failed = state == names.STATE_FAILED
     run_policy = FAIL_NOW if failed and not job.over and not job.deadline_forced else None
     event = Emit(job, "Warning" if failed else "Normal", reason, redact(message))
-    return [*annotate(job, wanted, run_policy), *scale_rendezvous(world, 0), event]
+    # The event comes first: after the verdict is written nobody looks at this run in this way again. Its name follows
+    # from its content, so that a repetition is harmless.
+    return [event, *annotate(job, wanted, run_policy), *scale_rendezvous(world, 0)]

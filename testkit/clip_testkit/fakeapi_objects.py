@@ -139,7 +139,8 @@ class FakeObjects:
             patch = copy.deepcopy(body)
             patch.get("metadata", {}).pop("resourceVersion", None)
             if dry_run:
-                return merge_patch(current, patch)
+                merged: Object = merge_patch(current, patch)
+                return merged
             return self.merge(place, namespace, name, patch)
 
     def delete(self, place: Place, namespace: str, name: str, uid: str | None = None) -> Object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_operator.decisions import FAIL_NOW, Action, DeleteJob, PatchJob, end_run, scale_rendezvous
+from clip_operator.decisions import FAIL_NOW, Action, DeleteJob, PatchJob, annotate, end_run, scale_rendezvous
 from clip_operator.policies import ttl
 from clip_operator.world import World
 from clipctl.contract import names
@@ -31,10 +31,12 @@ def drop_old_attempts(world: World) -> list[Action]:
     for job, successor in zip(world.jobs, world.jobs[1:], strict=False):
         if job.deleting:
             continue
-        if not job.over and not job.deadline_forced:
-            actions.append(PatchJob(job, run_policy=FAIL_NOW))
-        elif job.over and successor.over:
+        run_policy = FAIL_NOW if not job.over and not job.deadline_forced else None
+        if job.over and successor.over:
             actions.append(DeleteJob(job))
+        else:
+            # Written when the successor is made; again here, in case the operator died in between.
+            actions += annotate(job, {names.ANNOTATION_SUPERSEDED_BY: str(successor.attempt)}, run_policy)
     return actions
 
 

@@ -114,10 +114,11 @@ def _next_attempt(world: World, failure: Failure, checkpoints: CheckpointSummary
     }
     return [
         *scale_rendezvous(world, 1),
-        CreateAttempt(job, number, annotations),
-        *annotate(job, closed),
+        # Events first: once the next attempt exists, nobody looks at this one in this way again.
         Emit(job, "Normal", names.REASON_RESUMED, message),
         *_rejections(job, checkpoints),
+        CreateAttempt(job, number, annotations),
+        *annotate(job, closed),
         *finish.drop_old_attempts(world),
     ]
 
