@@ -15,16 +15,18 @@ from clipctl.yamlsafe import Path
 def section_at(path: Path) -> type[Section] | None:
     """The section whose fields stand below `path`; None where none do."""
     current: Any = RunSpec
+    mapping = False
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or mapping:
+            mapping = False  # an index, or the key of a mapping: `current` is the section of the elements already
             continue
-        if isinstance(current, type) and issubclass(current, Section):
-            info = current.model_fields.get(part)
-            current = None if info is None else _contained(info.annotation)
-        # Otherwise the part is a key of a mapping, whose values `_contained` has found already.
+        info = current.model_fields.get(part)
+        if info is None:
+            return None
+        current, mapping = _contained(info.annotation), typing.get_origin(info.annotation) is dict
         if current is None:
             return None
-    return current if isinstance(current, type) and issubclass(current, Section) else None
+    return None if mapping else current
 
 
 def suggest_field(path: Path) -> str:
@@ -57,7 +59,7 @@ def field_paths(section: type[Section] = RunSpec, prefix: str = "") -> Iterator[
             yield path
 
 
-def _contained(annotation: Any) -> Any:
+def _contained(annotation: Any) -> type[Section] | None:
     """The section inside an annotation such as `Section | None`, `tuple[Section, ...]` or `dict[str, Section]`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation

@@ -34,7 +34,7 @@ _PATTERNS = {
     "\\x00": "may not contain control characters",
 }
 _FIELD_IN_TEXT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
-_NUMBER_LIKE = re.compile(r"[-+0-9_.,:eExXoO]+")
+_NUMBER_LIKE = re.compile(r"(?=.*[0-9])[-+0-9_.,:eExXoO]+")
 
 
 def to_problem(error: Mapping[str, Any] | ErrorDetails, document: Document) -> Problem:
