@@ -103,11 +103,15 @@ class RunSpec(Section):
         """sha256 over the resolved spec: equal if and only if the runs are configured alike."""
         return sha256_hex(canonical_json(self.resolved()))
 
-    def training_digest(self) -> str:
-        """sha256 over what must not change when a run is resumed: model, data order and global batch."""
+    def training_digest(self, data_identity: str) -> str:
+        """sha256 over what must not change when a run is resumed: model, data order and global batch.
+
+        Args:
+            data_identity: digest of the training samples; where they are stored may change, what they are may not.
+        """
         identity = {
             "model": self.model.name,
-            "train": self.data.train,
+            "data": data_identity,
             "lanes": self.data.lanes,
             "shuffle_block": self.data.shuffle_block,
             "global_batch": self.train.global_batch,

@@ -81,7 +81,8 @@ def prepare(config: RunConfig, group: Group) -> Run:
     model = create_model(spec.model.name, spec.model.precision, spec.train.seed, device=group.device)
     optimizer = build_adamw(model, _adamw(spec))
     parts = state_tensors(model, optimizer)
-    restored = restore(store, group, parts, spec.training_digest(), partial(_report_rejection, events))
+    identity = _identity(config, dataset, incarnation)
+    restored = restore(store, group, parts, identity.training_digest, partial(_report_rejection, events))
     state = _resume(restored, optimizer)
     total_steps = steps_of(spec, dataset.index.samples)
     order = SampleOrder(
@@ -104,7 +105,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
         incarnation=incarnation,
         dataset=dataset,
         order=order,
-        checkpointer=_checkpointer(config, group, store, events, incarnation, restored),
+        checkpointer=_checkpointer(spec, group, store, events, identity, restored),
         events=events,
         status=StatusFile(store if group.is_first else None, time.time),
         metrics=TrainerMetrics(),
@@ -176,22 +177,24 @@ def _step(spec: RunSpec, model: CLIP, optimizer: torch.optim.Optimizer, group: G
     )
 
 
-def _checkpointer(
-    config: RunConfig, group: Group, store: ObjectStore, events: EventLog, incarnation: int, restored: Restored | None
-) -> Checkpointer:
-    identity = Identity(
+def _identity(config: RunConfig, dataset: Dataset, incarnation: int) -> Identity:
+    return Identity(
         run=config.spec.name,
         attempt=config.attempt,
         incarnation=incarnation,
         spec_digest=config.spec_digest,
-        training_digest=config.spec.training_digest(),
+        training_digest=config.spec.training_digest(dataset.index.identity),
         writer=f"{socket.gethostname()}:{os.getpid()}",
     )
 
+
+def _checkpointer(
+    spec: RunSpec, group: Group, store: ObjectStore, events: EventLog, identity: Identity, restored: Restored | None
+) -> Checkpointer:
     def report(message: str) -> None:
         events.announce("checkpoint_warning", message)
 
-    retention = Retention(config.spec.checkpoint.keep, report)
+    retention = Retention(spec.checkpoint.keep, report)
     return Checkpointer(store, group, identity, retention, time.time, restored.checkpoint if restored else None)
 
 
