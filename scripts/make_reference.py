@@ -89,7 +89,8 @@ class RunYaml:
         rows, inner = [], []
         for name, field in node["properties"].items():
             default = self._default(name, field, node)
-            rows.append((f"`{name}`", self._type(field), default, field.get("description", "")))
+            meaning = field.get("description") or self._resolve(field).get("description", "")
+            rows.append((f"`{name}`", self._type(field), default, meaning))
             found = self._inner(field)
             if found is not None:
                 inner.append((found[0], f"{path}.{name}".lstrip(".") + found[1]))
@@ -118,9 +119,9 @@ class RunYaml:
         if self._inner(field) is not None and "anyOf" not in field:
             return "see below" if "$ref" in field else "empty"
         value = field.get("default")
-        if value in (None, [], {}):
-            return "none" if "type" not in field or value is None else "empty"
-        return f"`{json.dumps(value)}`"
+        if field.get("type") in ("array", "object") and not value:
+            return "empty"
+        return "none" if value is None else f"`{json.dumps(value)}`"
 
     def _type(self, node: dict[str, Any]) -> str:
         node = self._resolve(node)
@@ -221,7 +222,7 @@ MEANINGS: dict[ExitCode, tuple[str, str]] = {
     ExitCode.INTERNAL: ("A bug in clipctl, or an exception nobody expected.", "yes"),
     ExitCode.CANNOT_CREATE: ("An output cannot be written: disk full, read-only.", "yes"),
     ExitCode.TRY_AGAIN: ("Preempted, stopped or lost a peer; the state is safe.", "yes"),
-    ExitCode.PROTOCOL: ("Peers speak different versions.", "never"),
+    ExitCode.PROTOCOL: ("Peers speak different versions. Reserved: nothing ends with it yet.", "never"),
     ExitCode.PERMISSION: ("Credentials or RBAC refuse.", "never"),
     ExitCode.CLUSTER_CONFIG: ("The cluster lacks something, such as the PyTorchJob CRD.", "never"),
     ExitCode.HUNG: ("A rank made no progress. Reserved: nothing ends with it yet.", "yes"),
@@ -274,7 +275,7 @@ def _command(command: Any, path: str) -> Iterator[str]:
     yield f"## `{' '.join([path, *(_argument(p) for p in arguments)])}`\n"
     yield "\n\n".join(" ".join(part.split()) for part in textwrap.dedent(command.help or "").split("\n\n")) + "\n"
     rows = [(f"`{_argument(p)}`", p.help or "") for p in arguments]
-    rows += [(f"`{_option(p)}`", p.help or "") for p in options]
+    rows += [(f"`{_option(p)}`", _option_help(p)) for p in options]
     yield table(("", ""), rows)
 
 
@@ -289,6 +290,12 @@ def _option(parameter: Any) -> str:
     if parameter.is_flag:
         return flags + other
     return f"{flags} {parameter.metavar or parameter.name.rstrip('_').upper()}"
+
+
+def _option_help(parameter: Any) -> str:
+    text, default = parameter.help or "", parameter.default
+    shown = isinstance(default, str | int | float) and not isinstance(default, bool) and "Default" not in text
+    return f"{text} Default: `{default}`." if shown else text
 
 
 PAGES: dict[str, Callable[[], str]] = {
