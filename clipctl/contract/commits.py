@@ -37,6 +37,16 @@ class StoredObject:
         """Describe `data` as it will be stored under `name`."""
         return cls(name, len(data), tuple(chunk_digests(data)))
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> StoredObject:
+        """From the form it has in a manifest. Raises KeyError, TypeError or ValueError if that is not well-formed."""
+        stored = cls(str(raw["name"]), int(raw["size"]), tuple(raw["xxh3"]), int(raw["chunk_bytes"]))
+        if stored.chunk_bytes < 1 or len(stored.xxh3) != -(-stored.size // stored.chunk_bytes):
+            raise ValueError(f"{stored.name} has {len(stored.xxh3)} chunk digests for {stored.size} bytes")
+        if ".." in stored.name.split("/"):
+            raise ValueError(f"the object name {stored.name!r} leaves the checkpoint")
+        return stored
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -54,10 +64,11 @@ class Manifest:
     def from_bytes(cls, data: bytes) -> Manifest:
         """Parse a manifest whose digest has been checked. Raises `CorruptError`."""
         raw = _parse(data, "the manifest")
-        objects = tuple(
-            StoredObject(o["name"], o["size"], tuple(o["xxh3"]), o["chunk_bytes"]) for o in raw.get("objects", ())
-        )
-        return cls(objects, raw.get("state", {}), raw["version"])
+        try:
+            objects = tuple(StoredObject.from_json(item) for item in raw["objects"])
+            return cls(objects, raw["state"], raw["version"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"the manifest is not well-formed: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -92,12 +103,17 @@ class CommitRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CommitRecord:
-        """Parse and check a stored record. Raises `CorruptError`."""
+        """Parse and check a stored record, which must be byte for byte what `to_bytes` wrote. Raises `CorruptError`."""
         raw = _parse(data, "the commit record")
-        digest = raw.pop("digest", None)
-        if digest != self_digest(raw):
+        raw.pop("digest", None)
+        record = _construct(cls, raw)
+        try:
+            intact = record.to_bytes() == data
+        except ValueError:  # damage can turn a number into one that JSON does not have
+            intact = False
+        if not intact:
             raise CorruptError("the commit record does not match its own digest.")
-        return _construct(cls, raw)
+        return record
 
 
 @dataclass(frozen=True)
@@ -186,7 +202,7 @@ def newest(
     for checkpoint in reversed(list_checkpoints(store)):
         try:
             return load(store, checkpoint)
-        except CorruptError as error:
+        except (CorruptError, MissingError) as error:  # missing: its commit record vanished since it was listed
             rejected += 1
             on_reject(Rejection(checkpoint, error.problem))
     if rejected:
@@ -202,14 +218,14 @@ def iterate_verified(store: ObjectStore) -> Iterator[tuple[CheckpointId, CommitR
     for checkpoint in reversed(list_checkpoints(store)):
         try:
             yield checkpoint, verify(store, checkpoint)
-        except CorruptError as error:
+        except (CorruptError, MissingError) as error:
             yield checkpoint, error
 
 
 def _parse(data: bytes, what: str) -> dict[str, Any]:
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{what} is not JSON.") from error
     if not isinstance(raw, dict):
         raise CorruptError(f"{what} is not a JSON object.")

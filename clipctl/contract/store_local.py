@@ -76,12 +76,9 @@ class LocalStore:
         """See `ObjectStore.list`."""
         with self._translated(prefix):
             start = self._root / prefix.rpartition("/")[0]
-            found = (path for path in start.rglob("*") if path.is_file() and not path.name.startswith("."))
-            keyed = ((path.relative_to(self._root).as_posix(), path) for path in found)
-            return sorted(
-                (ObjectInfo(key, path.stat().st_size) for key, path in keyed if key.startswith(prefix)),
-                key=lambda info: info.key,
-            )
+            keyed = ((path.relative_to(self._root).as_posix(), path) for path in _files_below(start))
+            sizes = ((key, _size(path)) for key, path in keyed if key.startswith(prefix))
+            return sorted((ObjectInfo(key, size) for key, size in sizes if size is not None), key=lambda o: o.key)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`; empty directories above the object go with it."""
@@ -134,6 +131,29 @@ class LocalStore:
             )
         why = _FULL.get(error.errno or 0, error.strerror or str(error))
         return CannotCreateError(f"cannot write {where}: {why}.", hint="Nothing that was stored before is lost.")
+
+
+def _files_below(start: Path) -> Iterator[Path]:
+    """All objects in `start`, however deep; none if it does not exist.
+
+    `Path.rglob` would leave out what it may not read, and a listing without the commits means "nothing was ever
+    committed".
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, _, names in os.walk(start, onerror=refuse):
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
+
+
+def _size(path: Path) -> int | None:
+    """Size in bytes; None if the file was deleted since it was listed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
