@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -33,13 +33,13 @@ def serve(port: int, registry: CollectorRegistry, problem: Callable[[], str], ho
             answer: Iterable[bytes] = metrics(environ, start_response)
             return answer
         if path == "/healthz":
-            start_response("200 OK", _TEXT)
+            start_response("200 OK", [_TEXT])
             return [b"ok\n"]
         if path == "/readyz":
             why = problem()
-            start_response("503 Service Unavailable" if why else "200 OK", _TEXT)
+            start_response("503 Service Unavailable" if why else "200 OK", [_TEXT])
             return [f"{why or 'ok'}\n".encode()]
-        start_response("404 Not Found", _TEXT)
+        start_response("404 Not Found", [_TEXT])
         return [b"only /metrics, /healthz and /readyz\n"]
 
     server = make_server(host, port, application, handler_class=_QuietHandler)

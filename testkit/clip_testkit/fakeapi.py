@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         namespace = ""
         if len(rest) >= 3 and rest[0] == "namespaces":
             namespace, rest = rest[1], rest[2:]
-        plural, name, subresource = (*rest, "", "")[:3]
+        plural, name, subresource = (*rest, "", "", "")[:3]
         verb = _VERBS.get(self.command) or ("get" if name else "watch" if query.get("watch") == "true" else "list")
         if verb == "patch" and "apply-patch" in self.headers.get("Content-Type", ""):
             verb = "apply"
