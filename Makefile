@@ -13,7 +13,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export CLIPCTL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/clipctl
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo demo-emoji test lint format parity e2e cluster-up cluster-down cluster-status images manifests surface clean
+.PHONY: help demo demo-emoji test lint format parity e2e cluster-up cluster-down cluster-status images manifests reference surface clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,7 +47,7 @@ demo-emoji: $(VENV)/.demo $(DATA)/emoji/train/index.json ## train on several tho
 $(DATA)/emoji/train/index.json: scripts/make_emoji.py | $(VENV)/.demo
 	$(BIN)/python scripts/make_emoji.py $(DATA)/emoji/raw
 	$(BIN)/clipctl data pack $(DATA)/emoji/raw/manifest.jsonl $(DATA)/emoji/train --split train --samples-per-shard 250
-	$(BIN)/clipctl data pack $(DATA)/emoji/raw/manifest.jsonl $(DATA)/emoji/test --split test --samples-per-shard 250
+	$(BIN)/clipctl data pack $(DATA)/emoji/raw/manifest.jsonl $(DATA)/emoji/val --split val --samples-per-shard 250
 
 # --- checks ---
 test: $(VENV)/.dev ## unit, contract, golden and architecture tests (no root, no Go)
@@ -70,6 +70,9 @@ parity: $(VENV)/.dev ## tests against open_clip_torch 3.3.0 only
 
 manifests: $(VENV)/.dev ## render manifests/ and the charts' generated files again
 	$(BIN)/python scripts/render_manifests.py
+
+reference: $(VENV)/.dev ## write the generated pages of docs/ again
+	$(BIN)/python scripts/make_reference.py
 
 surface: $(VENV)/.dev ## accept a change of the public surface (flags, labels, metrics, schema)
 	$(BIN)/python tests/arch/surface.py --update

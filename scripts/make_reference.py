@@ -48,10 +48,10 @@ of a file are reported at once, each with line and column, and with exit code 64
 **Overriding.** `--set field=value` changes a field for one command, as `--set train.steps=100`; the value is read as
 YAML. What counts is the resolved spec: an override is a change of the run like any other.
 
-**Identity.** `checkpoint.path` and `name` together identify the state of a run. `model.name`, `data.train`,
+**Identity.** `checkpoint.path` and `name` together identify the state of a run. `model.name`, the training samples,
 `data.lanes`, `data.shuffle_block`, `train.global_batch` and `train.seed` cannot change once a run has a checkpoint:
-resuming with other values is refused with exit code 64. Everything else can change between submissions
-(`clipctl submit --replace`).
+resuming with others is refused with exit code 64. The samples are known by a digest of their index, so a data set may
+move to another place, but may not change. Everything else can change between submissions (`clipctl submit --replace`).
 
 **Paths.** Relative paths are relative to the directory `clipctl` runs in, and only local runs can use them. On a
 cluster, `data`, `eval` and `checkpoint` locations are URLs or absolute paths of a mounted volume.
