@@ -104,7 +104,8 @@ class Cluster:
 
     def server_version(self) -> str:
         """Version of the API server, such as `v1.36.2`."""
-        return str(json.loads(self._call("/version", "GET", "get", KINDS["Pod"], "").data).get("gitVersion", "?"))
+        response = self._call("/version", "GET", "get", KINDS["Pod"], "")
+        return str(self._parsed(response, "get", KINDS["Pod"], "").get("gitVersion", "?"))
 
     @contextlib.contextmanager
     def open_log(self, pod: str, query: dict[str, Any], read_seconds: float) -> Iterator[Any]:
@@ -143,7 +144,14 @@ class Cluster:
     ) -> Object:
         path = kind.path(self.namespace, name)
         response = self._call(path, method, verb, kind, name, query=query or {}, body=body, content=content)
-        parsed: Object = json.loads(response.data)
+        return self._parsed(response, verb, kind, name)
+
+    def _parsed(self, response: Any, verb: str, kind: Kind, name: str) -> Object:
+        """The body, which is read only here: the connection may still break, or a proxy may have answered."""
+        try:
+            parsed: Object = json.loads(response.data)
+        except Exception as error:
+            raise translate(error, verb, kind, self.namespace, name) from error
         return parsed
 
     def _call(

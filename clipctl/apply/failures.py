@@ -35,6 +35,10 @@ def translate(error: Exception, verb: str, kind: Kind, namespace: str, name: str
         return _from_status(error, verb, kind, namespace, name)
     if isinstance(error, (urllib3.exceptions.HTTPError, OSError, ApiException)):
         return _unreachable(error)
+    if isinstance(error, ValueError):
+        return UnavailableError(
+            f"the answer to {verb} {kind.plural} is not JSON.", hint="Is there a proxy between here and the API server?"
+        )
     return InternalError(f"the request to {verb} {kind.plural} failed: {type(error).__name__}: {error}.")
 
 
