@@ -17,8 +17,8 @@ EXPORT = "export/"
 LATEST = "LATEST"
 RESULTS = "results.json"
 
-_COMMIT = re.compile(r"^commits/step-(\d{8,})\.inc-(\d{6,})\.json$")
-_INCARNATION = re.compile(r"^incarnations/(\d{6,})\.json$")
+_COMMIT = re.compile(r"commits/step-([0-9]{8,})\.inc-([0-9]{6,})\.json")
+_INCARNATION = re.compile(r"incarnations/([0-9]{6,})\.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +44,7 @@ def incarnation_key(incarnation: int) -> str:
 
 def parse_incarnation_key(key: str) -> int | None:
     """The number in an incarnation key; None for any other key."""
-    match = _INCARNATION.match(key)
+    match = _INCARNATION.fullmatch(key)
     return int(match.group(1)) if match else None
 
 
@@ -60,7 +60,7 @@ def commit_key(checkpoint: CheckpointId) -> str:
 
 def parse_commit_key(key: str) -> CheckpointId | None:
     """The checkpoint a commit key names; None for any other key."""
-    match = _COMMIT.match(key)
+    match = _COMMIT.fullmatch(key)
     return CheckpointId(int(match.group(1)), int(match.group(2))) if match else None
 
 

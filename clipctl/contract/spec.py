@@ -112,7 +112,7 @@ class RunSpec(Section):
         identity = {
             "model": self.model.name,
             "data": data_identity,
-            "lanes": self.data.lanes,
+            "lanes": lane_count(self.train.global_batch, self.max_world, self.data.lanes),
             "shuffle_block": self.data.shuffle_block,
             "global_batch": self.train.global_batch,
             "seed": self.train.seed,

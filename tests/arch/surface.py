@@ -21,7 +21,7 @@ def commands(command, prefix="clipctl"):
 
 def parameter(p):
     if p.param_type_name == "argument":
-        return p.human_readable_name
+        return (p.metavar or p.name).upper() + ("..." if p.nargs == -1 else "")
     return " ".join(sorted([*p.opts, *p.secondary_opts], key=lambda flag: (len(flag), flag)))
 
 
@@ -39,6 +39,13 @@ def constants(module, prefixes):
     return {name: value for name, value in sorted(vars(module).items()) if name.startswith(prefixes)}
 
 
+# Texts may change freely; nested schemas have paths of their own.
+NOT_FROZEN = {
+    *("title", "description", "$defs", "$ref", "properties", "patternProperties", "additionalProperties"),
+    *("items", "anyOf"),
+}
+
+
 def schema_paths(schema):
     """Every field of run.yaml with its type, default and limits; descriptions may change freely."""
     definitions = schema.get("$defs", {})
@@ -47,16 +54,14 @@ def schema_paths(schema):
     def visit(node, path):
         if "$ref" in node:
             node = {**definitions[node["$ref"].rpartition("/")[2]], **{k: v for k, v in node.items() if k != "$ref"}}
-        facts = {
-            key: value
-            for key, value in node.items()
-            if key not in ("title", "description", "properties", "items", "anyOf", "$ref", "additionalProperties")
-        }
+        facts = {key: value for key, value in node.items() if key not in NOT_FROZEN}
         found[path or "."] = json.dumps(facts, sort_keys=True)
         for name, child in node.get("properties", {}).items():
             visit(child, f"{path}.{name}".lstrip("."))
         for index, child in enumerate(node.get("anyOf", ())):
             visit(child, f"{path}|{index}")
+        for child in node.get("patternProperties", {}).values():
+            visit(child, f"{path}.*")
         for key, suffix in (("items", "[]"), ("additionalProperties", ".*")):
             if isinstance(node.get(key), dict):
                 visit(node[key], f"{path}{suffix}")

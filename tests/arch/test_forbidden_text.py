@@ -1,6 +1,7 @@
 """What must never stand in the product: unfinished work, this machine, other machines' mirrors, code from data."""
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -56,6 +57,7 @@ def calls(tree, *names):
             yield node
 
 
+@functools.cache
 def trees():
     return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in python_files()]
 

@@ -47,6 +47,8 @@ def test_numbers_wider_than_the_padding_are_still_parsed():
         "commits/sub/step-00000001.inc-000001.json",
         "commits/step-0000000a.inc-000001.json",
         "commits/step--0000001.inc-000001.json",
+        "commits/step-00000001.inc-000001.json\n",
+        "commits/step-\u0660\u0660\u0660\u0660\u0660\u0660\u0660\u0661.inc-000001.json",
         "incarnations/000001.json",
     ],
 )
