@@ -5,6 +5,7 @@ JSON Schema, the chart's values.schema.json and the reference page are generated
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -340,11 +341,21 @@ class MetricsSection(Section):
     """Render a PodMonitor (needs the Prometheus operator's CRDs). Default false."""
 
 
-def check_environment(env: dict[str, str]) -> dict[str, str]:
-    """Refuse variables that would hide a secret in plain text or override what clipctl itself sets."""
-    for name in env:
+def check_environment(env: Mapping[str, str], secrets: Collection[str]) -> None:
+    """Refuse variables that would hide a secret in plain text or override what clipctl itself sets.
+
+    Args:
+        env: plain variables.
+        secrets: names of those taken from Kubernetes Secrets.
+
+    Raises:
+        ValueError: naming the variable.
+    """
+    for name in (*env, *secrets):
         if name in RESERVED_ENV or name.startswith(RESERVED_ENV_PREFIXES):
             raise ValueError(f"{name} is set by clipctl and cannot be overridden")
+    for name in env:
         if is_secret_name(name) or name == "AWS_ACCESS_KEY_ID":
             raise ValueError(f"{name} looks like a credential: take it from a Secret with the `secrets` section")
-    return env
+        if name in secrets:
+            raise ValueError(f"{name} stands in env and in secrets")

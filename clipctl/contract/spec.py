@@ -76,13 +76,10 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
-        check_environment(self.env)
+        check_environment(self.env, self.secrets)
         _check_lanes(self)
         _check_devices(self)
         _check_locations(self)
-        both = sorted(set(self.env) & set(self.secrets))
-        if both:
-            raise ValueError(f"{both[0]} stands in env and in secrets")
         return self
 
     @property
