@@ -32,6 +32,11 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:
     print(json.dumps(redact_tree(value), indent=indent, ensure_ascii=True, allow_nan=False))
 
 
+def say_manifest_json(value: Any) -> None:
+    """Print JSON that will be applied: only credentials recognisable by themselves are masked."""
+    print(mask_credentials(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True)))
+
+
 def note(text: str) -> None:
     """Print something that is not the result."""
     print(clean(text), file=sys.stderr)
@@ -52,7 +57,7 @@ def redact_tree(value: Any, name: str = "") -> Any:
         return None
     if not isinstance(value, str):
         return value
-    return MASK if is_secret_name(name) and value else mask_credentials(value)
+    return MASK if is_secret_name(name) and value else redact(value)
 
 
 def show_error(error: ClipError, *, as_json: bool) -> None:

@@ -38,7 +38,7 @@ def as_text(status: RunStatus, view: StorageView, now: float | None = None) -> s
     rows += _checkpoints(status, view, now)
     rows.append(("Storage", status.run_root or "-"))
     rows += results_rows(view.results)
-    text = "\n".join(f"{name + ':':<13}{value}" for name, value in rows)
+    text = "\n".join(f"{name + ':':<14}{value}" for name, value in rows)
     if status.pods:
         pods = [
             (p.name, p.phase, p.reason or "-", str(p.restarts), p.node or "-", duration(p.age_seconds))

@@ -106,10 +106,11 @@ def follow(
     display: Display,
     *,
     poll_seconds: float = 1.0,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] | None = None,
 ) -> RunStatus:
     """Show the run until it ends or is stopped; returns its last state."""
     store: ObjectStore | None = None
+    pause = sleep or time.sleep
     try:
         while True:
             status = backend.status(name)
@@ -117,7 +118,7 @@ def follow(
             display.update(status, _progress(store, status))
             if status.state in _ENDED:
                 return status
-            sleep(poll_seconds)
+            pause(poll_seconds)
     finally:
         display.close()
 

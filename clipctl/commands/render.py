@@ -29,29 +29,23 @@ def render(
 ) -> None:
     """Print the Kubernetes objects of a run, for `kubectl apply` or review. Needs no cluster."""
     from clipctl.manifests import to_yaml
-    from clipctl.output import say_json, say_manifest
+    from clipctl.output import say_json, say_manifest, say_manifest_json
     from clipctl.render import render as render_objects
     from clipctl.render import values_for
     from clipctl.specfile import load_spec
 
     spec = load_spec(file, set_ or ())
     if values:
-        print(_json_text(values_for(spec)))
+        say_manifest_json(values_for(spec))
         return
     objects = render_objects(spec, namespace)
     if output != "-":
         written = _write(objects, output)
         say_json(written) if json else print("\n".join(written))
     elif json:
-        say_json(objects)
+        say_manifest_json(objects)
     else:
         say_manifest(to_yaml(objects))
-
-
-def _json_text(value: object) -> str:
-    import json
-
-    return json.dumps(value, indent=2, sort_keys=True)
 
 
 def _write(objects: list[Manifest], directory: str) -> list[str]:

@@ -62,7 +62,7 @@ def submit(
 
 def _dry_run(plan: Plan, local: bool, namespace: str | None, context: str | None, json: bool) -> None:
     from clipctl.manifests import to_yaml
-    from clipctl.output import say_json, say_manifest
+    from clipctl.output import say_manifest, say_manifest_json
 
     objects: list[dict[str, Any]]
     if local:
@@ -73,7 +73,7 @@ def _dry_run(plan: Plan, local: bool, namespace: str | None, context: str | None
 
         objects = KubernetesBackend(connect(namespace, context)).check(plan)
     if json:
-        say_json(objects)
+        say_manifest_json(objects)
     else:
         say_manifest(to_yaml(objects))
 

@@ -23,6 +23,12 @@ def test_everything_printed_is_redacted(capsys):
     assert "hunter2" not in captured.out + captured.err
 
 
+def test_json_that_will_be_applied_keeps_names_of_secrets(capsys):
+    value = {"imagePullSecrets": ["x-reg"], "secret": "my-secret", "url": "https://u:hunter2@h", "env": [CANARY]}
+    output.say_manifest_json(value)
+    assert json.loads(capsys.readouterr().out) == {**value, "url": "https://***@h", "env": ["***"]}
+
+
 def test_manifests_keep_fields_that_only_sound_secret(capsys):
     text = "automountServiceAccountToken: false\nsecretKeyRef:\n  name: my-secret\n"
     output.say_manifest(text)
