@@ -1,0 +1,62 @@
+"""A run on the cluster: undisturbed, and with every kind of pod deleted while it trains."""
+
+import json
+
+import open_clip
+import torch
+
+from clip_testkit.lab import assert_same_training
+
+
+def test_submit_trains_verifies_and_exports_for_open_clip(lab, reference, tmp_path):
+    created = json.loads(lab.clipctl("submit", str(lab.run_file("plain")), "--json"))
+    assert created["action"] == "created"
+    again = json.loads(lab.clipctl("submit", str(lab.run_file("plain")), "--json"))
+    assert again["action"] == "unchanged"
+
+    status = lab.wait_for_end("plain")
+
+    assert status["state"] == "Succeeded"
+    assert_same_training(lab.kept_steps("plain"), reference)
+    listed = json.loads(lab.clipctl("checkpoints", "ls", lab.root("plain"), "--json"))
+    assert [entry["step"] for entry in listed["checkpoints"]][:1] == [60]
+    lab.clipctl("checkpoints", "verify", lab.root("plain"))
+
+    results = json.loads(lab.store("plain").read("results.json"))
+    assert results["retrieval"]["image_to_text_R@10"] > 0.1  # chance is 0.03
+    model = load_export(lab.store("plain"), tmp_path / "export")
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1_000_000
+    assert torch.isfinite(model.encode_image(torch.zeros(1, 3, 32, 32))).all()
+
+
+def load_export(store, folder):
+    folder.mkdir()
+    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+        (folder / name).write_bytes(store.read(f"export/{name}"))
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    return model
+
+
+def test_any_pod_may_be_lost(lab, reference, record_property, capsys):
+    lab.clipctl("submit", str(lab.run_file("chaos")))
+    lab.wait_for_step("chaos", 12)
+    seconds = {}
+    for lost in ("worker-1", "worker-0", "rendezvous"):
+        seconds[lost] = lab.recovery_seconds("chaos", lambda lost=lost: lab.delete_pod(pod_name(lab, lost)))
+
+    status = lab.wait_for_end("chaos")
+
+    for lost, took in seconds.items():
+        record_property(f"recovery_seconds_{lost}", round(took, 1))
+    with capsys.disabled():
+        print("\nrecovery after deletion: " + ", ".join(f"{lost} {took:.1f} s" for lost, took in seconds.items()))
+    assert status["state"] == "Succeeded"
+    assert status["attempt"] == 1  # no help from the operator was needed
+    assert_same_training(lab.kept_steps("chaos"), reference)
+
+
+def pod_name(lab, which):
+    if which != "rendezvous":
+        return f"chaos-1-{which}"
+    (pod,) = lab.kubectl.items("pods", "--selector=clipctl.dev/run=chaos,app.kubernetes.io/component=rendezvous")
+    return pod["metadata"]["name"]
