@@ -31,7 +31,8 @@ COPY trainer /src/trainer
 RUN uv build --quiet --offline --wheel --no-build-isolation --python /opt/build/bin/python --out-dir /dist /src \
     && python3 -m venv --without-pip /opt/clipctl \
     && UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy \
-       uv pip install --offline --no-deps --python /opt/clipctl/bin/python /dist/*.whl
+       uv pip install --offline --no-deps --python /opt/clipctl/bin/python /dist/*.whl \
+    && rm -f /opt/clipctl/.lock
 
 # What every process of ours wants, whatever is installed.
 FROM ${BASE} AS runtime
@@ -52,6 +53,7 @@ ENV PATH=/opt/clipctl/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
     WDS_SECURE=1
+
 # The big layer: every dependency, no project code. The tools are only mounted, so nothing needs to be copied out of here.
 FROM runtime AS dependencies
 COPY --from=requirements /requirements.txt /opt/clipctl/requirements.txt
@@ -61,7 +63,8 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=cache,target=/var/cache/uv \
     python3 -m venv --without-pip /opt/clipctl \
     && UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH \
-       /opt/build/bin/uv pip install --python /opt/clipctl/bin/python ${UV_ARGS} -r /opt/clipctl/requirements.txt
+       /opt/build/bin/uv pip install --python /opt/clipctl/bin/python ${UV_ARGS} -r /opt/clipctl/requirements.txt \
+    && rm -f /opt/clipctl/.lock
 
 FROM dependencies
 COPY --from=project /opt/clipctl /opt/clipctl

@@ -65,6 +65,35 @@ def layer_chain(layers: Sequence[dict[str, Any]], top: str) -> list[str]:
     return chain[::-1]
 
 
+def stale_images(images: Sequence[dict[str, Any]], layers: Sequence[dict[str, Any]], big: int = 500 << 20) -> list[str]:
+    """Ids of the images that only keep a superseded big layer alive.
+
+    Builds leave nameless images behind that serve as cache, which is good until the dependencies change: then each
+    holds on to a layer of gigabytes that nothing will ask for again.
+
+    Args:
+        images: the store's images.
+        layers: the store's layers.
+        big: bytes from which a layer counts.
+    """
+    sizes = {layer["id"]: layer.get("diff-size", 0) for layer in layers}
+
+    def big_layers(image: dict[str, Any]) -> set[str]:
+        chain = layer_chain(layers, image["layer"]) if image.get("layer") else []
+        return {layer for layer in chain if sizes[layer] >= big}
+
+    wanted = {layer for image in images if image.get("names") for layer in big_layers(image)}
+    return [image["id"] for image in images if not image.get("names") and big_layers(image) - wanted]
+
+
+def remove_stale_images(settings: Settings) -> None:
+    """Delete the images that only keep a superseded big layer alive."""
+    images = json.loads(run(_storage(settings, "images", "-j")))
+    layers = json.loads(run(_storage(settings, "layers", "-j")))
+    for identity in stale_images(images, layers):
+        run(_storage(settings, "delete-image", identity))
+
+
 def copy_layer(settings: Settings, layer: str, out: IO[bytes]) -> None:
     """Write a layer's tar stream, whose digest is the one in the manifest.
 

@@ -19,7 +19,7 @@ REPOSITORY = "localhost/clipctl/clipctl"
 EXTRAS = frozenset({"trainer", "operator"})
 INSIDE = "/run/clipctl-build"
 """Where the build finds the constraints and stub wheels."""
-KEPT_TAGS = 5
+KEPT_TAGS = 3
 
 
 def build_and_load(settings: Settings, flavour: str) -> str:
@@ -83,6 +83,7 @@ def build(settings: Settings, flavour: str) -> tuple[str, str]:
         arguments = [f"--build-arg=BASE={base}", f"--build-arg=UV_ARGS={uv_arguments(inputs.name)}"]
         how = ["--isolation=chroot", "--network=host", "--layers", "--format=oci"]
         buildah.buildah(settings, "bud", *how, *mounts, *arguments, "--tag", tag, repository_root())
+    buildah.remove_stale_images(settings)
     manifest, _ = buildah.image_data(settings, tag)
     name = f"{REPOSITORY}:{ociarchive.digest(manifest).removeprefix('sha256:')[:12]}"
     say(f"built {name} ({flavour}) in {time.monotonic() - began:.0f} s")
