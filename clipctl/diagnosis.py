@@ -134,7 +134,8 @@ def _listable(cluster: Any, kind: str) -> str:
 def _deployment(cluster: Any, name: str) -> Check:
     """Whether a Deployment of this name is ready anywhere; without the right to look, only a warning."""
     try:
-        found = list(cluster.list_everywhere("Deployment", fields=f"metadata.name={name}"))
+        listed = cluster.list_everywhere("Deployment", fields=f"metadata.name={name}")
+        found = [item for item in listed if item["metadata"]["name"] == name]
     except ClipError as error:
         return Check(name, "warn", f"cannot see it: {error.problem}", "ask somebody with cluster-wide rights")
     if not found:
