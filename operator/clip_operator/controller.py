@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clip_operator.actions import Executor, NotLeaderError
-from clip_operator.api import PODS, PYTORCHJOBS, Api, ApiError, Resource
+from clip_operator.api import PODS, PYTORCHJOBS, Api, ApiError, ConflictError, Resource
 from clip_operator.checkpoints import OpenStore
 from clip_operator.metrics import OperatorMetrics
 from clip_operator.reconciler import RESYNC_SECONDS, Reconciler
@@ -96,7 +96,9 @@ class Controller:
         except ApiError as error:
             self._metrics.reconcile_errors.labels(error.reason).inc()
             wait = self.queue.failed(key, error.retry_after)
-            logger.warning("reconcile failed", extra={"run": "/".join(key), "error": str(error), "again_in": wait})
+            # Losing a race is everyday business; everything else deserves attention.
+            level = logging.INFO if isinstance(error, ConflictError) else logging.WARNING
+            logger.log(level, "reconcile failed", extra={"run": "/".join(key), "error": str(error), "again_in": wait})
             return
         except NotLeaderError:
             self.queue.failed(key)

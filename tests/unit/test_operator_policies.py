@@ -123,6 +123,8 @@ def test_a_pod_over_its_restarts_fails_the_attempt() -> None:
     patch = only(decide(world(runs.job(), pods=pods), LATER), PatchJob)
     assert patch.run_policy == FAIL_NOW
     assert patch.annotations[names.ANNOTATION_STATE] == names.STATE_RESTARTING
+    left = replace(world(runs.job()), pods=tuple(PodView.parse(pod, gone=True) for pod in pods))
+    assert only(decide(left, LATER), PatchJob).run_policy == FAIL_NOW, "its pods were deleted, but it did not fail"
     allowed = runs.job(retry_section=runs.retry(restarts_in_place=1))
     assert only(decide(world(allowed, pods=pods), LATER), PatchJob).run_policy == {}
 

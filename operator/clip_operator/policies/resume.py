@@ -56,8 +56,13 @@ def record(failure: Failure) -> dict[str, str]:
 
 
 def _restarted_too_often(world: World) -> bool:
+    """Counts pods that have left, too.
+
+    training-operator deletes the pods of a job that is over its backoffLimit *before* it records the failure. If that
+    write meets a conflict, it has forgotten the restarts at the next look and starts the same job with new pods.
+    """
     limit = world.newest.retry.restarts_in_place
-    return any(pod.restarts > limit and not pod.gone for pod in world.pods_of(world.newest.attempt))
+    return any(pod.restarts > limit for pod in world.pods_of(world.newest.attempt))
 
 
 def _after_failure(world: World, now: float) -> list[Action]:
