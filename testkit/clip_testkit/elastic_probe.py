@@ -84,9 +84,9 @@ class Ring:
 def take_fault(step: int) -> None:
     """Do what a `fail-RANK` file says, once."""
     file = DIRECTORY / f"fail-{RANK}"
-    if not file.exists():
+    what = file.read_text().strip() if file.exists() else ""
+    if not what:  # absent, or its writer has not finished yet
         return
-    what = file.read_text().strip()
     file.unlink()
     note(f"fault {what}", step)
     if what == "hang":

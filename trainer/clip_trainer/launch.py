@@ -67,8 +67,8 @@ def checkpoint_grace(config: Path) -> float:
 def _run(config: Path, worker: str) -> int:
     grace = checkpoint_grace(config)
     for_workers = dict(os.environ)
-    # A lost store is daily business here; torch's C++ part prints a page about each, several times a second.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # A lost store is daily business here and reported in one line; torch's C++ part prints a page about each try.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     # torch from here on.
     from clip_trainer.elastic.agent import Agent, Hooks
     from clip_trainer.elastic.cpus import usable_cpus

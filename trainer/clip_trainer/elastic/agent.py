@@ -28,6 +28,7 @@ REGROUP_SECONDS = 60.0
 """Longest time for the checkpoint before a round is left for a new node."""
 FINISH_SECONDS = 60.0
 """Longest time to wait for other nodes' workers to finish after ours have."""
+_ASKED_TO_END = (ExitCode.TRY_AGAIN, -signal.SIGTERM)  # the signal kills a worker that has only just started
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ class Agent:
         return None
 
     def _hard_failures(self) -> bool:
-        return any(failure.status != ExitCode.TRY_AGAIN for failure in self._workers.failures)
+        """Whether a worker that was asked to end did so for a reason of its own."""
+        return any(failure.status not in _ASKED_TO_END for failure in self._workers.failures)
 
     def _workers_ended(self) -> Outcome | None:
         self._workers.wait(DRAIN_SECONDS)

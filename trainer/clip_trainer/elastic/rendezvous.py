@@ -28,7 +28,6 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import _RendezvousE
 
 from clip_trainer.elastic.settings import LaunchSettings
 
-
 _LEAVE_SECONDS = 2.0
 
 
@@ -150,7 +149,7 @@ class C10dMeeting:
         assert self._inside is not None
         assert self._round is not None
         try:
-            self._inside.set(f"finished/{self._round.node_rank}", b"1")
+            self._inside.set(f"finished/{self._round.node_rank}", "1")
         except RuntimeError as error:
             raise StoreLostError(_first_line(error)) from error
 
