@@ -1,0 +1,271 @@
+"""Judge a run by its ledger: was every sample seen exactly once, in order, on one unbroken trajectory?
+
+`python -m clip_testkit.history RUN_ROOT [--against OTHER_ROOT] [--config CONFIG.json]` prints every fault it finds and
+ends with 1 if there is any. The ledger holds one event per optimiser step of every incarnation, also of work that was
+lost; the checker follows the incarnations the way readers of checkpoints do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clip_trainer.config import load_config
+from clip_trainer.data.index import open_dataset
+from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.train.events import read_events, trajectory
+from clip_trainer.train.ledger import sample_digest
+from clipctl.contract import layout
+from clipctl.contract.spec import RunSpec, lane_count
+from clipctl.contract.store import ObjectStore, open_store
+
+Event = dict[str, Any]
+
+GAP = "gap"
+"""A step or samples are missing."""
+DUPLICATE = "duplicate"
+"""A step was done, or samples were seen, twice on the same trajectory."""
+REORDERED = "reordered"
+"""Steps are not in order."""
+FORK = "fork"
+"""Two incarnations disagree about the same step, or one went on from a state that was not the newest committed one."""
+DIGEST = "digest"
+"""A step consumed other samples than the order of the run says."""
+LOSS = "loss"
+"""A step's loss differs from that of the undisturbed run."""
+
+LOSS_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: its kind, the step it is about, and a sentence."""
+
+    kind: str
+    step: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} at step {self.step}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """What one worker group wrote, in the order it wrote it."""
+
+    number: int
+    started: Event
+    steps: tuple[Event, ...]
+    checkpoints: frozenset[str]
+    rejected: frozenset[str]
+
+
+def incarnations(events: Iterable[Event]) -> list[Incarnation]:
+    """The worker groups that got as far as starting, oldest first."""
+    found: dict[int, list[Event]] = {}
+    for event in events:
+        found.setdefault(event["incarnation"], []).append(event)
+    return [
+        Incarnation(
+            number,
+            started=next(e for e in own if e["event"] == "started"),
+            steps=tuple(e for e in own if e["event"] == "step"),
+            checkpoints=frozenset(e["checkpoint"] for e in own if e["event"] == "checkpoint"),
+            rejected=frozenset(e["checkpoint"] for e in own if e["event"] == "checkpoint_rejected"),
+        )
+        for number, own in sorted(found.items())
+        if any(e["event"] == "started" for e in own)
+    ]
+
+
+def check(events: Sequence[Event], total_steps: int | None = None, committed: Iterable[str] = ()) -> list[Fault]:
+    """All faults of a ledger.
+
+    Args:
+        events: as `read_events` gives them.
+        total_steps: the run must have got this far; None if it need not be finished.
+        committed: ids of commit records that are in storage.
+    """
+    groups = incarnations(events)
+    faults = [fault for group in groups for fault in _within(group)]
+    faults += _between(groups)
+    faults += _passed_over(groups, set(committed))
+    steps = trajectory(iter(events))
+    faults += _tiling(steps)
+    if total_steps is not None and (not steps or steps[-1]["step"] < total_steps):
+        reached = steps[-1]["step"] if steps else 0
+        faults.append(Fault(GAP, reached, f"the run ends there, {total_steps} steps were to be done"))
+    return faults
+
+
+def _within(group: Incarnation) -> Iterable[Fault]:
+    """One incarnation does the steps after its start one by one, each on the samples after the last."""
+    step, end, who = group.started["step"], group.started["samples_consumed"], f"incarnation {group.number}"
+    for event in group.steps:
+        now = event["step"]
+        if now == step:
+            yield Fault(DUPLICATE, now, f"{who} did it twice")
+        elif now < step:
+            yield Fault(REORDERED, now, f"{who} did it after step {step}")
+        elif now > step + 1:
+            yield Fault(GAP, now, f"{who} did it right after step {step}")
+        elif event["first"] > end:
+            yield Fault(GAP, now, f"{who} left out the samples from {end} to {event['first']}")
+        elif event["first"] < end:
+            yield Fault(DUPLICATE, now, f"{who} used the samples from {event['first']} to {end} again")
+        step, end = max(step, now), event["end"] if now >= step else end
+
+
+def _between(groups: Sequence[Incarnation]) -> Iterable[Fault]:
+    """Each incarnation goes on from a step that was reached, and repeats lost work exactly."""
+    kept: dict[int, Event] = {}
+    done: dict[int, Event] = {}
+    had_checkpoint = False
+    for group in groups:
+        start, who = group.started["step"], f"incarnation {group.number}"
+        if start == 0 and had_checkpoint:
+            yield Fault(FORK, 0, f"{who} started from the beginning although there were checkpoints")
+        if start > 0 and start not in kept:
+            yield Fault(GAP, start, f"{who} resumed after it, but no incarnation had done it")
+        elif start > 0 and kept[start]["end"] != group.started["samples_consumed"]:
+            position = group.started["samples_consumed"]
+            yield Fault(FORK, start, f"{who} resumed at sample {position}, the step ended at {kept[start]['end']}")
+        kept = {step: event for step, event in kept.items() if step <= start}
+        for event in group.steps:
+            yield from _repeated(done.get(event["step"]), event)
+            done[event["step"]] = kept[event["step"]] = event
+        had_checkpoint = had_checkpoint or bool(group.checkpoints)
+
+
+def _repeated(before: Event | None, now: Event) -> Iterable[Fault]:
+    if before is None or before["incarnation"] == now["incarnation"]:
+        return
+    who = f"incarnations {before['incarnation']} and {now['incarnation']}"
+    if before["digest"] != now["digest"]:
+        yield Fault(FORK, now["step"], f"{who} did it on different samples")
+    elif not _close(before["loss"], now["loss"]):
+        yield Fault(FORK, now["step"], f"{who} got the losses {before['loss']} and {now['loss']}")
+
+
+def _passed_over(groups: Sequence[Incarnation], committed: set[str]) -> Iterable[Fault]:
+    """A newer incarnation starts from the newest commit before it, or says why not."""
+    for older_index, older in enumerate(groups):
+        own = older.checkpoints | {
+            name
+            for name in committed
+            if (found := layout.parse_checkpoint_id(name)) and found.incarnation == older.number
+        }
+        for name in sorted(own):
+            checkpoint = layout.parse_checkpoint_id(name)
+            assert checkpoint is not None, name
+            for newer in groups[older_index + 1 :]:
+                if newer.started["step"] < checkpoint.step and name not in newer.rejected:
+                    text = f"incarnation {newer.number} started from step {newer.started['step']} and does not say why"
+                    yield Fault(FORK, checkpoint.step, f"{name} was committed, but {text}")
+
+
+def _tiling(steps: Sequence[Event]) -> Iterable[Fault]:
+    """The kept steps cover the samples from 0 on without gap or overlap."""
+    number, end = 0, 0
+    for event in steps:
+        if event["step"] > number + 1:
+            yield Fault(GAP, event["step"], f"the trajectory has no step {number + 1}")
+        elif event["first"] > end:
+            yield Fault(GAP, event["step"], f"the trajectory leaves out the samples from {end} to {event['first']}")
+        elif event["first"] < end:
+            yield Fault(DUPLICATE, event["step"], f"the trajectory uses samples from {event['first']} to {end} again")
+        number, end = event["step"], event["end"]
+
+
+def check_samples(steps: Iterable[Event], expected: Mapping[int, int]) -> list[Fault]:
+    """Compare the digest of each step with `expected`, by step."""
+    return [
+        Fault(DIGEST, event["step"], "it consumed other samples than the order of the run says")
+        for event in steps
+        if event["digest"] != expected[event["step"]]
+    ]
+
+
+def compare(steps: Sequence[Event], undisturbed: Sequence[Event], tolerance: float = LOSS_TOLERANCE) -> list[Fault]:
+    """Compare a trajectory with that of a run nothing happened to: the same samples, the same losses.
+
+    Args:
+        steps: trajectory to judge.
+        undisturbed: trajectory of the other run.
+        tolerance: largest relative difference of losses; other world sizes sum in another order.
+    """
+    wanted, faults = {event["step"]: event for event in undisturbed}, []
+    for event in steps:
+        other = wanted.pop(event["step"], None)
+        if other is None:
+            faults.append(Fault(DUPLICATE, event["step"], "the undisturbed run has no such step"))
+        elif event["digest"] != other["digest"]:
+            faults.append(Fault(DIGEST, event["step"], "it consumed other samples than in the undisturbed run"))
+        elif not _close(event["loss"], other["loss"], tolerance):
+            faults.append(Fault(LOSS, event["step"], f"{event['loss']} instead of {other['loss']}"))
+    return faults + [Fault(GAP, step, "only the undisturbed run has it") for step in wanted]
+
+
+def expected_digests(order: SampleOrder, global_batch: int, steps: int) -> dict[int, int]:
+    """Digest of the samples of every step 1 ... `steps`, from the order alone."""
+    found = {}
+    for step in range(1, steps + 1):
+        position = (step - 1) * global_batch
+        ids = np.array([ref.sample_id for ref in order.batch(position, global_batch)], np.uint64)
+        found[step] = int(sample_digest(ids, position))
+    return found
+
+
+def order_of(spec: RunSpec) -> SampleOrder:
+    """The sample order of a run; opens its data set."""
+    lanes = lane_count(spec.train.global_batch, spec.max_world, spec.data.lanes)
+    counts = open_dataset(spec.data.train).index.counts
+    return SampleOrder(counts, seed=spec.train.seed, lanes=lanes, shuffle_block=spec.data.shuffle_block)
+
+
+def judge(store: ObjectStore, spec: RunSpec | None = None, undisturbed: ObjectStore | None = None) -> list[Fault]:
+    """All faults of the run in `store`, by every means at hand."""
+    events = list(read_events(store))
+    steps = trajectory(iter(events))
+    committed = [key.rpartition("/")[2].removesuffix(".json") for key in _keys(store, layout.COMMITS)]
+    faults = check(events, spec.train.steps if spec else None, committed)
+    if spec is not None and steps:
+        order = order_of(spec)
+        faults += check_samples(steps, expected_digests(order, spec.train.global_batch, steps[-1]["step"]))
+    if undisturbed is not None:
+        faults += compare(steps, trajectory(read_events(undisturbed)))
+    return faults
+
+
+def _keys(store: ObjectStore, prefix: str) -> list[str]:
+    return [info.key for info in store.list(prefix)]
+
+
+def _close(one: float, other: float, tolerance: float = LOSS_TOLERANCE) -> bool:
+    return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-6)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge a run; returns 1 if anything is wrong with its history."""
+    parser = argparse.ArgumentParser(prog="python -m clip_testkit.history", description=__doc__)
+    parser.add_argument("root", help="where the run stores everything: <checkpoint.path>/<name>")
+    parser.add_argument("--against", help="root of an undisturbed run with the same run.yaml")
+    parser.add_argument("--config", help="the run's configuration file, to recompute which samples each step must see")
+    options = parser.parse_args(arguments)
+    spec = load_config(options.config).spec if options.config else None
+    store = open_store(options.root)
+    faults = judge(store, spec, open_store(options.against) if options.against else None)
+    for fault in faults:
+        print(fault)
+    steps = trajectory(read_events(store))
+    print(f"{len(steps)} steps, {len(incarnations(read_events(store)))} incarnations, {len(faults)} faults")
+    return 1 if faults or not steps else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
