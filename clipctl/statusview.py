@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clipctl.backends.base import Progress, RunStatus
-from clipctl.contract.names import STATE_RUNNING, TERMINAL_STATES
+from clipctl.contract.names import STATE_RUNNING, STATE_STOPPED, TERMINAL_STATES
 from clipctl.output import age, duration, size, table
 from clipctl.runstorage import StorageView
 
@@ -82,8 +82,9 @@ def _number(value: Any) -> str:
 
 
 def _state(status: RunStatus) -> str:
-    code = f", exit code {status.exit_code}" if status.exit_code else ""
-    return f"{status.state} ({status.reason}{code})" if status.reason else status.state + code.replace(",", "", 1)
+    code = f"exit code {status.exit_code}" if status.exit_code else ""
+    details = ", ".join(part for part in (status.reason, code) if part)
+    return f"{status.state} ({details})" if details else status.state
 
 
 def _attempt(status: RunStatus) -> str:
@@ -103,7 +104,7 @@ def _progress(status: RunStatus, progress: Progress, now: float) -> list[tuple[s
     rows = [("Step", _step(progress))]
     if progress.loss is not None:
         rows.append(("Loss", f"{progress.loss:.4g}"))
-    running = status.state not in TERMINAL_STATES
+    running = status.state not in (*TERMINAL_STATES, STATE_STOPPED)
     if progress.samples_per_second is not None and running:
         rows.append(("Rate", f"{progress.samples_per_second:.4g} samples/s"))
     if progress.eta_seconds is not None and running:

@@ -259,7 +259,10 @@ def test_status_as_text_says_what_it_does_not_know():
     assert "none yet" in as_text(status("Pending"), StorageView(), now=0.0)
     stale = as_text(status(), StorageView(PROGRESS), now=2000.0)
     assert "Reported:     16m40s ago" in stale
-    assert "exit code 65" in as_text(status("Failed", exit_code=65), StorageView(), now=0.0)
+    assert "State:        Failed (exit code 65)" in as_text(status("Failed", exit_code=65), StorageView(), now=0.0)
+    stopped = as_text(status("Stopped", reason="StoppedByUser", exit_code=75), StorageView(PROGRESS), now=1000.0)
+    assert "State:        Stopped (StoppedByUser, exit code 75)" in stopped
+    assert "ETA" not in stopped
 
 
 def test_progress_in_one_line():
