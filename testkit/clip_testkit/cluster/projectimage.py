@@ -19,7 +19,7 @@ REPOSITORY = "localhost/clipctl/clipctl"
 EXTRAS = frozenset({"trainer", "operator"})
 INSIDE = "/run/clipctl-build"
 """Where the build finds the constraints and stub wheels."""
-KEPT_TAGS = 3
+KEPT_TAGS = 10
 
 
 def build_and_load(settings: Settings, flavour: str) -> str:
