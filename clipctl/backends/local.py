@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -178,6 +179,8 @@ class LocalBackend:
         while True:
             state = directory.read_state()
             if state is not None and state.pid == process.pid:
+                # It outlives us, or becomes a zombie of ours if it does not: somebody has to wait for it.
+                threading.Thread(target=process.wait, daemon=True).start()
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 said = directory.supervisor_log.read_text(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""Agents, workers and store as real processes, killed in every way. One story per test, because starting costs seconds."""
+"""Agents, workers and store as real processes, killed in every way. Few long stories: every start costs seconds."""
 
 import os
 import signal

@@ -77,8 +77,13 @@ def test_code_is_always_one_of_ours_and_never_success(found, oom):
 
 @pytest.mark.parametrize(
     ("code", "cause"),
-    [(64, "user_error"), (65, "data"), (66, "user_error"), (76, "user_error"), (77, "user_error"), (78, "user_error")]
-    + [(79, "hang"), (137, "out_of_memory"), (69, "infrastructure"), (73, "infrastructure"), (75, "infrastructure")],
+    [
+        *((code, "user_error") for code in (64, 66, 76, 77, 78)),
+        *((code, "infrastructure") for code in (69, 70, 73, 75)),
+        (65, "data"),
+        (79, "hang"),
+        (137, "out_of_memory"),
+    ],
 )
 def test_cause_of_every_code(code, cause):
     assert cause_of(code) == cause
