@@ -20,7 +20,6 @@ from clipctl.contract.commits import list_checkpoints, read_commit
 from clipctl.contract.errors import ClipError, MissingError, UnavailableError
 from clipctl.contract.store import ObjectStore, open_store
 
-STATUS = "status.json"
 READ_SECONDS = 10.0
 _Result = TypeVar("_Result")
 
@@ -133,7 +132,7 @@ def within(seconds: float, read: Callable[[], _Result], problem: str) -> _Result
 
 
 def _look(store: ObjectStore) -> StorageView:
-    status = store.read_version(STATUS)
+    status = store.read_version(layout.STATUS)
     progress = Progress() if status is None else Progress.from_json(status[0])
     committed = list_checkpoints(store)
     newest = next((item for item in summaries(store) if isinstance(item, CheckpointSummary)), None)

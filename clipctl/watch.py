@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from clipctl.backends.base import Backend, Progress, RunStatus
-from clipctl.contract import names
+from clipctl.contract import layout, names
 from clipctl.contract.errors import ClipError, ExitCode
 from clipctl.contract.store import ObjectStore, open_store
 from clipctl.output import clean, note
-from clipctl.runstorage import STATUS, storage_environment, within
+from clipctl.runstorage import storage_environment, within
 from clipctl.statusview import progress_line
 
 _ENDED = frozenset({*names.TERMINAL_STATES, names.STATE_STOPPED})
@@ -153,7 +153,7 @@ def _progress(store: ObjectStore | None, status: RunStatus) -> Progress:
     reader = store
     try:
         with storage_environment(status.storage_env):
-            found = within(_READ_SECONDS, lambda: reader.read_version(STATUS), "the storage did not answer")
+            found = within(_READ_SECONDS, lambda: reader.read_version(layout.STATUS), "the storage did not answer")
     except ClipError:
         return Progress()
     return Progress() if found is None else Progress.from_json(found[0])

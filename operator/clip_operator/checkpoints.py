@@ -7,12 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clip_operator.world import CheckpointSummary
-from clipctl.contract import commits
+from clipctl.contract import commits, layout
 from clipctl.contract.errors import ClipError, CorruptError, MissingError
 from clipctl.contract.redact import redact
 from clipctl.contract.store import ObjectStore, open_store
-
-_STATUS = "status.json"
 
 OpenStore = Callable[[str], ObjectStore]
 
@@ -63,7 +61,7 @@ def progress(root: str, opener: OpenStore = open_store) -> StorageProgress:
 
 def _status(store: ObjectStore) -> dict[str, object]:
     try:
-        raw = json.loads(store.read(_STATUS))
+        raw = json.loads(store.read(layout.STATUS))
     except (MissingError, ValueError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -18,9 +18,8 @@ import yaml
 from clip_testkit.cluster.kubectl import Kubectl
 from clip_testkit.cluster.s3 import S3Endpoint
 from clip_trainer.train.events import read_events, trajectory
-from clipctl.contract import names
+from clipctl.contract import layout, names
 from clipctl.contract.errors import MissingError
-from clipctl.contract.layout import run_root
 from clipctl.contract.store import ObjectStore, open_store
 
 SECRET = "s3-credentials"
@@ -98,12 +97,12 @@ class Lab:
 
     def root(self, run: str) -> str:
         """URL of everything the run stores."""
-        return run_root(f"s3://{self.bucket}/runs", run)
+        return layout.run_root(f"s3://{self.bucket}/runs", run)
 
     def step(self, run: str) -> int:
         """The step the run last reported; 0 before it has."""
         try:
-            return int(json.loads(self.store(run).read("status.json"))["step"])
+            return int(json.loads(self.store(run).read(layout.STATUS))["step"])
         except MissingError:
             return 0
 

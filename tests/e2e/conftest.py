@@ -156,8 +156,10 @@ def make_bucket(name):
 
 
 @pytest.fixture
-def bare_lab(namespace, s3, image, emoji, tmp_path):
+def bare_lab(namespace, s3, image, emoji, tmp_path, monkeypatch):
     """A restricted namespace with data and credentials, but without the operator."""
+    for name, value in s3.environment(in_cluster=False).items():  # the tests' own settings remove them
+        monkeypatch.setenv(name, value)
     keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
     namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys})
     return Lab(namespace, s3, image, emoji, tmp_path)

@@ -43,7 +43,7 @@ class EventLog:
         if self._store is None:
             return
         record = {"time": round(self._clock(), 3), "event": event, "incarnation": self._incarnation, **fields}
-        self._pending.append(redact(json.dumps(record, separators=(",", ":"))))
+        self._pending.append(json.dumps(_redacted(record), separators=(",", ":")))
 
     def announce(self, event: str, message: str, **fields: Any) -> None:
         """Add an event that people should see: it is also printed, and stored at once."""
@@ -75,6 +75,20 @@ class EventLog:
         self._store.write(key, ("\n".join(self._pending) + "\n").encode())
         self._sequence += 1
         self._pending.clear()
+
+
+def _redacted(value: Any) -> Any:
+    """`value` with credentials masked in every text.
+
+    Masking the finished JSON would be shorter, but a mask that swallows a quote or a bare number breaks the line.
+    """
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redacted(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(child) for child in value]
+    return value
 
 
 def read_events(store: ObjectStore) -> Iterator[dict[str, Any]]:

@@ -13,8 +13,6 @@ from clip_trainer.train.events import read_events, trajectory
 from clip_trainer.train.run import Run
 from clipctl.contract import layout
 
-LOSS_CURVE = "loss.png"
-
 
 def finish(run: Run) -> None:
     """Evaluate on all ranks, let rank 0 write the results, and leave together.
@@ -51,7 +49,7 @@ def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     run.store.write(layout.EXPORT + WEIGHTS_FILE, to_bytes(run.model.state_dict()))
     configuration = json.dumps(open_clip_config(run.model.config), indent=2)
     run.store.write(layout.EXPORT + CONFIG_FILE, configuration.encode())
-    run.store.write(LOSS_CURVE, loss_curve_png(steps, run.spec.name))
+    run.store.write(layout.LOSS_CURVE, loss_curve_png(steps, run.spec.name))
     results = {
         "run": run.spec.name,
         "model": run.spec.model.name,
@@ -61,7 +59,7 @@ def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
         "replaced": run.state.replaced,
         "goodput": round(run.state.goodput(time.time()), 4),
         "export": f"{run.store.root}/{layout.EXPORT}".rstrip("/"),
-        "loss_curve": f"{run.store.root}/{LOSS_CURVE}",
+        "loss_curve": f"{run.store.root}/{layout.LOSS_CURVE}",
         "checkpoint": str(run.checkpointer.last) if run.checkpointer.last else None,
         **metrics,
     }

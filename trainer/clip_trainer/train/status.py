@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from clipctl.contract import layout
 from clipctl.contract.errors import ClipError
 from clipctl.contract.store import ObjectStore
-
-STATUS = "status.json"
 
 
 class Rate:
@@ -54,6 +53,6 @@ class StatusFile:
         self._written_at = self._clock()
         record = {"updated_at": round(self._written_at, 3), **fields}
         try:
-            self._store.write(STATUS, json.dumps(record).encode())
+            self._store.write(layout.STATUS, json.dumps(record).encode())
         except ClipError as error:
             print(f"status.json was not updated: {error.problem}", flush=True)
