@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
+PRELOAD = ("torch", "torch.distributed", "clip_trainer.main")
+"""What the server imports before the first rank is forked from it."""
+
 _TIMEOUT_S = 60.0
 
 
@@ -31,7 +34,7 @@ def run_ranks(world: int, folder: Path, function: Callable[..., Result], *argume
         RuntimeError: a rank failed or did not answer.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", __name__])
+    context.set_forkserver_preload([*PRELOAD, __name__])
     rendezvous = f"file://{folder / 'rendezvous'}"
     ends: list[Connection] = []
     processes = []

@@ -1,0 +1,263 @@
+"""Naming, sharing out and keeping the parts of checkpoints."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_trainer.checkpoint import retention
+from clip_trainer.checkpoint.incarnation import allocate, check_fence, newest_incarnation
+from clip_trainer.checkpoint.retention import MINIMUM_VERIFIED, Retention, expendable
+from clip_trainer.checkpoint.tensors import copy_into, partition, set_optimizer_step, state_tensors
+from clipctl.contract.commits import list_checkpoints
+from clipctl.contract.errors import CorruptError, TryAgainError, UnavailableError
+from clipctl.contract.layout import CheckpointId, checkpoint_prefix, commit_key
+from clipctl.contract.store_local import LocalStore
+
+SIZES = st.dictionaries(st.text("abc.", min_size=1, max_size=6), st.integers(0, 50), max_size=20)
+
+
+def tensors_of(sizes):
+    return {name: torch.zeros(size) for name, size in sizes.items()}
+
+
+def ids(*steps):
+    return [CheckpointId(step, 1) for step in steps]
+
+
+class TestPartition:
+    @given(SIZES, st.integers(1, 7))
+    def test_every_tensor_goes_to_exactly_one_rank(self, sizes, ranks):
+        shares = partition(tensors_of(sizes), ranks)
+        assert len(shares) == ranks
+        assert sorted(name for share in shares for name in share) == sorted(sizes)
+
+    @given(SIZES, st.integers(1, 7))
+    def test_no_rank_has_more_than_the_fair_share_plus_one_tensor(self, sizes, ranks):
+        loads = [sum(sizes[name] for name in share) for share in partition(tensors_of(sizes), ranks)]
+        assert max(loads) <= sum(sizes.values()) / ranks + max(sizes.values(), default=0)
+
+    @given(SIZES, st.integers(1, 7), st.randoms(use_true_random=False))
+    def test_ranks_agree_whatever_order_their_dictionaries_have(self, sizes, ranks, random):
+        items = list(sizes.items())
+        random.shuffle(items)
+        assert partition(tensors_of(dict(items)), ranks) == partition(tensors_of(sizes), ranks)
+
+    def test_it_balances_bytes_and_not_numbers(self):
+        tensors = {"big": torch.zeros(100), **{f"small{i}": torch.zeros(25) for i in range(4)}}
+        assert partition(tensors, 2) == [["big"], ["small0", "small1", "small2", "small3"]]
+
+
+class TestStateTensors:
+    @pytest.fixture
+    def trained(self):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return model, optimizer
+
+    def test_names_and_shapes(self, trained):
+        model, optimizer = trained
+        parts = state_tensors(model, optimizer)
+        assert set(parts["weights"]) == {"weight", "bias"}
+        assert set(parts["optimizer"]) == {f"{m}.{n}" for m in ("exp_avg", "exp_avg_sq") for n in ("weight", "bias")}
+
+    def test_they_are_live(self, trained):
+        model, optimizer = trained
+        parts = state_tensors(model, optimizer)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        assert torch.equal(parts["weights"]["weight"], model.weight)
+        assert parts["optimizer"]["exp_avg.weight"].abs().sum() > 0
+
+    def test_moments_that_were_made_in_advance_change_nothing(self):
+        def step(prepare):
+            torch.manual_seed(0)
+            model = torch.nn.Linear(3, 2)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+            if prepare:
+                state_tensors(model, optimizer)
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(torch.ones(1, 3)).square().sum().backward()
+                optimizer.step()
+            return model.weight
+
+        assert torch.equal(step(prepare=True), step(prepare=False))
+
+    def test_the_step_count_drives_bias_correction(self, trained):
+        model, optimizer = trained
+        state_tensors(model, optimizer)
+        set_optimizer_step(optimizer, 41)
+        assert {float(state["step"]) for state in optimizer.state.values()} == {41.0}
+
+
+class TestCopyInto:
+    def test_in_place(self):
+        target = {"a": torch.zeros(2)}
+        alias = target["a"]
+        assert copy_into(target, {"a": torch.ones(2)}) == []
+        assert alias.tolist() == [1.0, 1.0]
+
+    @pytest.mark.parametrize(
+        ("source", "problem"),
+        [
+            ({}, "a is missing"),
+            ({"a": torch.ones(2), "b": torch.ones(1)}, "b is unexpected"),
+            ({"a": torch.ones(3)}, "a has shape (3,) instead of (2,)"),
+        ],
+    )
+    def test_what_does_not_fit_changes_nothing(self, source, problem):
+        target = {"a": torch.zeros(2)}
+        assert copy_into(target, source) == [problem]
+        assert target["a"].tolist() == [0.0, 0.0]
+
+
+class TestExpendable:
+    @pytest.mark.parametrize(
+        ("steps", "keep", "verified", "expected"),
+        [
+            ((1, 2, 3, 4), 2, (3, 4), (1, 2)),
+            ((1, 2, 3, 4), 3, (3, 4), (1,)),
+            ((1, 2, 3, 4), 3, (2, 3, 4), (1,)),
+            ((1, 2, 3, 4), 2, (4,), ()),
+            ((1, 2, 3, 4), 2, (1, 2), ()),
+            ((1, 2, 3, 4), 2, (), ()),
+            ((1, 2), 3, (1, 2), ()),
+            ((), 2, (), ()),
+            ((1, 2, 3), 2, (1, 2, 3), (1,)),
+        ],
+    )
+    def test_the_table(self, steps, keep, verified, expected):
+        assert expendable(ids(*steps), keep, ids(*verified)) == ids(*expected)
+
+    @given(st.sets(st.integers(1, 40), max_size=15), st.integers(2, 6), st.data())
+    def test_never_fewer_than_two_verified_ones_stay(self, steps, keep, data):
+        checkpoints = ids(*sorted(steps))
+        verified = set(data.draw(st.lists(st.sampled_from(checkpoints)))) if checkpoints else set()
+        gone = expendable(checkpoints, keep, verified)
+        left = [c for c in checkpoints if c not in gone]
+        if gone:
+            assert len(verified & set(left)) >= MINIMUM_VERIFIED
+            assert len(left) == keep
+        assert set(checkpoints[-keep:]) <= set(left)
+
+
+class TestRetention:
+    @pytest.fixture
+    def store(self, tmp_path):
+        return LocalStore(tmp_path)
+
+    def make(self, store, *steps):
+        for checkpoint in ids(*steps):
+            store.write(checkpoint_prefix(checkpoint) + "weights", b"x")
+            store.write(commit_key(checkpoint), b"record")
+
+    def retain(self, store, monkeypatch, keep, damaged=()):
+        reports, verified = [], []
+
+        def verify(_, checkpoint):
+            verified.append(checkpoint)
+            if checkpoint in ids(*damaged):
+                raise CorruptError("a byte is wrong")
+
+        monkeypatch.setattr(retention, "verify", verify)
+        return Retention(keep, reports.append), reports, verified
+
+    def test_old_ones_go_with_all_their_objects(self, store, monkeypatch):
+        policy, reports, _ = self.retain(store, monkeypatch, 2)
+        self.make(store, 1, 2, 3, 4)
+        policy.apply(store)
+        assert list_checkpoints(store) == ids(3, 4)
+        assert not [info for info in store.list("checkpoints/") if "step-00000001" in info.key]
+        assert reports == []
+
+    def test_few_ones_are_not_even_read(self, store, monkeypatch):
+        policy, _, verified = self.retain(store, monkeypatch, 3)
+        self.make(store, 1, 2, 3)
+        policy.apply(store)
+        assert verified == []
+
+    def test_each_is_read_back_once(self, store, monkeypatch):
+        policy, _, verified = self.retain(store, monkeypatch, 2)
+        self.make(store, 1, 2, 3)
+        policy.apply(store)
+        self.make(store, 4)
+        policy.apply(store)
+        assert verified == ids(2, 3, 4)
+
+    def test_a_damaged_one_is_reported_once_and_stops_the_deleting(self, store, monkeypatch):
+        policy, reports, _ = self.retain(store, monkeypatch, 2, damaged=[3])
+        self.make(store, 1, 2, 3, 4)
+        policy.apply(store)
+        policy.apply(store)
+        assert list_checkpoints(store) == ids(1, 2, 3, 4)
+        assert len(reports) == 1
+        assert "step-00000003" in reports[0]
+
+    def test_deleting_goes_on_when_enough_good_ones_have_followed(self, store, monkeypatch):
+        policy, _, _ = self.retain(store, monkeypatch, 2, damaged=[3])
+        self.make(store, 1, 2, 3, 4)
+        policy.apply(store)
+        self.make(store, 5)
+        policy.apply(store)
+        assert list_checkpoints(store) == ids(4, 5)
+
+    def test_a_failing_store_never_stops_training(self, store, monkeypatch):
+        policy, reports, _ = self.retain(store, monkeypatch, 2)
+        self.make(store, 1, 2, 3)
+
+        def refuse(key):
+            raise UnavailableError("down.")
+
+        monkeypatch.setattr(store, "delete", refuse)
+        policy.apply(store)
+        assert reports == ["old checkpoints were not deleted: down."]
+
+    def test_the_record_goes_first(self, store, monkeypatch):
+        """A crash in between leaves orphaned objects, never a record of a checkpoint that is half gone."""
+        self.make(store, 1)
+        order, delete = [], store.delete
+        monkeypatch.setattr(store, "delete", lambda key: (order.append(key), delete(key)))
+        retention.delete_checkpoint(store, CheckpointId(1, 1))
+        assert order[0].startswith("commits/")
+        assert store.list("") == []
+
+
+class TestIncarnations:
+    def test_numbers_go_up_from_one(self, tmp_path):
+        store = LocalStore(tmp_path)
+        assert newest_incarnation(store) == 0
+        assert [allocate(store, attempt=1, world=2, now=1.0) for _ in range(3)] == [1, 2, 3]
+        assert newest_incarnation(store) == 3
+
+    def test_contenders_get_different_numbers(self, tmp_path):
+        numbers, barrier = [], threading.Barrier(6)
+
+        def contend():
+            store = LocalStore(tmp_path)
+            barrier.wait()
+            numbers.append(allocate(store, attempt=1, world=1, now=1.0))
+
+        threads = [threading.Thread(target=contend) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(numbers) == [1, 2, 3, 4, 5, 6]
+
+    def test_only_the_newest_may_go_on(self, tmp_path):
+        store = LocalStore(tmp_path)
+        old = allocate(store, attempt=1, world=1, now=1.0)
+        check_fence(store, old)
+        new = allocate(store, attempt=2, world=1, now=2.0)
+        check_fence(store, new)
+        with pytest.raises(TryAgainError, match="incarnation 1 is fenced off: incarnation 2 owns"):
+            check_fence(store, old)
+
+    def test_foreign_objects_are_no_incarnations(self, tmp_path):
+        store = LocalStore(tmp_path)
+        store.write("incarnations/notes.txt", b"")
+        assert allocate(store, attempt=1, world=1, now=1.0) == 1
