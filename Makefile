@@ -58,6 +58,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts, helm lint, drift of
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/render_dashboards.py --check
 	$(BIN)/python scripts/render_manifests.py --check
 	scripts/helm_lint.sh
 
@@ -69,6 +70,7 @@ parity: $(VENV)/.dev ## tests against open_clip_torch 3.3.0 only
 	$(PYTEST) -m parity -n 2
 
 manifests: $(VENV)/.dev ## render manifests/ and the charts' generated files again
+	$(BIN)/python scripts/render_dashboards.py
 	$(BIN)/python scripts/render_manifests.py
 
 reference: $(VENV)/.dev ## write the generated pages of docs/ again

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipctl.contract import metric_names as m
 from clipctl.contract.metric_names import Metric
@@ -17,54 +17,114 @@ from clipctl.contract.metric_names import Metric
 FOLDER = Path(__file__).resolve().parent.parent / "charts" / "clip-operator" / "dashboards"
 _RUN = 'namespace=~"$namespace", run=~"$run"'
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_EACH = "namespace, run"  # runs of the same name in two namespaces are two runs
+_NAME = "{{namespace}}/{{run}}"
+_RARE = "[1h]"  # checkpoints are too rare for $__rate_interval
+_RECENT = "[$__rate_interval]"
+_WIDTH, _HEIGHT, _COLUMNS = 8, 8, 3
 
 
-def selected(metric: Metric, extra: str = "") -> str:
-    """The series of a metric for the chosen namespace and run."""
-    return f"{metric.name}{{{_RUN}{', ' + extra if extra else ''}}}"
+class Panel(NamedTuple):
+    """One graph: its queries with their legends."""
+
+    title: str
+    unit: str
+    queries: tuple[tuple[str, str], ...]
 
 
-def rate(metric: Metric, suffix: str = "", extra: str = "") -> str:
-    """Per-second rate of a counter (or of a histogram's `_sum` and `_count`)."""
-    return f"rate({metric.name}{suffix}{{{_RUN}{', ' + extra if extra else ''}}}[$__rate_interval])"
+def per_run(metric: Metric, *labels: str) -> str:
+    """The value of a gauge for each chosen run and each of `labels`.
+
+    The maximum joins what is not the run's: all ranks say the same, and after a change of leader the operator's series
+    of two pods are one.
+    """
+    return f"max by ({', '.join((_EACH, *labels))}) ({metric.name}{{{_RUN}}})"
 
 
-def panels() -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Title, unit, and queries with legends, row by row."""
-    phase_mean = f"sum by (run, phase) ({rate(m.TRAIN_STEP_SECONDS, '_sum')})"
-    phase_count = f"sum by (run, phase) ({rate(m.TRAIN_STEP_SECONDS, '_count')})"
+def summed_rate(metric: Metric, window: str, suffix: str = "", extra: str = "", by: str = _EACH) -> str:
+    """Growth a second of a counter (or of a histogram's `_sum` and `_count`), over all ranks of each chosen run."""
+    return f"sum by ({by}) (rate({metric.name}{suffix}{{{_RUN}{extra}}}{window}))"
+
+
+def mean(metric: Metric, window: str, by: str = _EACH) -> str:
+    """Mean of a histogram's observations; nothing where there were none."""
+    total, count = (summed_rate(metric, window, suffix, by=by) for suffix in ("_sum", "_count"))
+    return f"{total} / ({count} > 0)"
+
+
+def _one(title: str, unit: str, expression: str, legend: str = _NAME) -> Panel:
+    return Panel(title, unit, ((expression, legend),))
+
+
+def runs_row() -> list[Panel]:
+    """How the runs stand."""
+    workers = ((per_run(m.RUN_WORKERS), f"{_NAME} running"), (per_run(m.RUN_WORKERS_WANTED), f"{_NAME} wanted"))
+    goodput = f"{per_run(m.RUN_GOODPUT)} or {per_run(m.TRAIN_GOODPUT)}"  # the operator cannot see a PVC
     return [
-        ("State", "short", [(f"{selected(m.RUN_STATE)} == 1", "{{run}}: {{state}}")]),
-        ("Attempt", "short", [(selected(m.RUN_ATTEMPT), "{{run}}")]),
-        ("Failed attempts by cause", "short", [(f"{selected(m.RUN_ATTEMPTS)} > 0", "{{run}}: {{cause}}")]),
-        ("Goodput", "percentunit", [(selected(m.RUN_GOODPUT), "{{run}}")]),
-        ("Time to the end", "s", [(selected(m.RUN_ETA), "{{run}}")]),
-        (
-            "Workers",
-            "short",
-            [(selected(m.RUN_WORKERS), "{{run}} running"), (selected(m.RUN_WORKERS_WANTED), "{{run}} wanted")],
-        ),
-        ("Container restarts", "short", [(selected(m.RUN_POD_RESTARTS), "{{run}}")]),
-        (
-            "Checkpoints (step)",
-            "short",
-            [
-                (selected(m.RUN_COMMITTED_STEP), "{{run}} committed"),
-                (selected(m.RUN_VERIFIED_STEP), "{{run}} verified at resume"),
-            ],
-        ),
-        ("Damaged checkpoints passed over", "short", [(selected(m.RUN_REJECTED), "{{run}}")]),
-        ("Age of the run", "s", [(f"time() - {selected(m.RUN_AGE)}", "{{run}}")]),
-        ("Loss", "short", [(f"max by (run) ({selected(m.TRAIN_LOSS)})", "{{run}}")]),
-        ("Samples per second", "short", [(f"max by (run) ({selected(m.TRAIN_RATE)})", "{{run}}")]),
-        ("Step", "short", [(f"max by (run) ({selected(m.TRAIN_STEP)})", "{{run}}")]),
-        ("Seconds per step by phase", "s", [(f"{phase_mean} / {phase_count}", "{{run}} {{phase}}")]),
-        ("Ranks", "short", [(f"max by (run) ({selected(m.TRAIN_WORLD_SIZE)})", "{{run}}")]),
-        ("Learning rate", "short", [(f"max by (run) ({selected(m.TRAIN_LEARNING_RATE)})", "{{run}}")]),
-        ("Replaced samples per second", "short", [(f"sum by (run) ({rate(m.TRAIN_REPLACED)})", "{{run}}")]),
-        ("Operator leads", "short", [(m.OPERATOR_LEADER.name, "{{pod}}")]),
-        ("Operator errors", "short", [(f"rate({m.OPERATOR_RECONCILE_ERRORS.name}[$__rate_interval])", "{{reason}}")]),
+        _one("State", "short", f"{per_run(m.RUN_STATE, 'state')} == 1", f"{_NAME}: {{{{state}}}}"),
+        _one("Goodput", "percentunit", goodput),
+        _one("Time to the end", "s", per_run(m.RUN_ETA)),
+        _one("Age of the run", "s", f"time() - {per_run(m.RUN_AGE)}"),
+        Panel("Workers", "short", workers),
+        _one("Ranks (world size)", "short", per_run(m.TRAIN_WORLD_SIZE)),
     ]
+
+
+def recovery_row() -> list[Panel]:
+    """What failed, and what it cost or would cost."""
+    steps = (
+        (per_run(m.RUN_COMMITTED_STEP), f"{_NAME} committed"),
+        (per_run(m.RUN_VERIFIED_STEP), f"{_NAME} verified at resume"),
+    )
+    attempts = f"{per_run(m.RUN_ATTEMPTS, 'cause')} > 0"
+    return [
+        _one("Attempt", "short", per_run(m.RUN_ATTEMPT)),
+        _one("Failed attempts by cause", "short", attempts, f"{_NAME}: {{{{cause}}}}"),
+        _one("Container restarts", "short", per_run(m.RUN_POD_RESTARTS)),
+        Panel("Checkpoints (step)", "short", steps),
+        _one("Steps since the last checkpoint", "short", f"{per_run(m.TRAIN_STEP)} - {per_run(m.RUN_COMMITTED_STEP)}"),
+        _one("Damaged checkpoints passed over", "short", per_run(m.RUN_REJECTED)),
+        _one("Training waits for a checkpoint (mean of 1 h)", "s", mean(m.TRAIN_CHECKPOINT_SECONDS, _RARE)),
+        _one("Checkpoints not stored since the workers started", "short", per_run(m.TRAIN_CHECKPOINT_FAILURES)),
+    ]
+
+
+def training_row() -> list[Panel]:
+    """How training goes and where its time is spent."""
+    seconds = m.TRAIN_STEP_SECONDS
+    waiting = summed_rate(seconds, _RECENT, "_sum", ', phase="data"')
+    # A count, not a rate: replaced samples are so rare that the first one would go unseen.
+    replaced = f"sum by ({_EACH}, reason) ({m.TRAIN_REPLACED.name}{{{_RUN}}})"
+    reason = f"{_NAME}: {{{{reason}}}}"
+    return [
+        _one("Loss", "short", per_run(m.TRAIN_LOSS)),
+        _one("Samples per second", "short", per_run(m.TRAIN_RATE)),
+        _one("Step", "short", per_run(m.TRAIN_STEP)),
+        _one("Seconds per step by phase", "s", mean(seconds, _RECENT, f"{_EACH}, phase"), f"{_NAME} {{{{phase}}}}"),
+        _one("Waiting for data", "percentunit", f"{waiting} / {summed_rate(seconds, _RECENT, '_sum')}"),
+        _one("Replaced samples since the workers started", "short", replaced, reason),
+        _one("Learning rate", "short", per_run(m.TRAIN_LEARNING_RATE)),
+        _one("Gradient norm", "short", per_run(m.TRAIN_GRADIENT_NORM)),
+        _one("Temperature factor", "short", per_run(m.TRAIN_LOGIT_SCALE)),
+    ]
+
+
+def operator_row() -> list[Panel]:
+    """The operator itself; not bound to the chosen runs."""
+    reconcile = m.OPERATOR_RECONCILE_SECONDS.name
+    slow = f"histogram_quantile(0.99, sum by (le) (rate({reconcile}_bucket{_RECENT})))"
+    errors = f"sum by (reason) (rate({m.OPERATOR_RECONCILE_ERRORS.name}{_RECENT}))"
+    watches = f"sum by (resource) (rate({m.OPERATOR_WATCH_RESTARTS.name}{_RECENT}))"
+    return [
+        _one("Operator leads", "short", f"max by (namespace, pod) ({m.OPERATOR_LEADER.name})", "{{namespace}}/{{pod}}"),
+        _one("Reconcile errors per second", "short", errors, "{{reason}}"),
+        _one("Reconcile seconds (99th percentile)", "s", slow, "p99"),
+        _one("Runs in the queue", "short", f"max by (namespace, pod) ({m.OPERATOR_QUEUE_DEPTH.name})", "{{pod}}"),
+        _one("Watch restarts per second", "short", watches, "{{resource}}"),
+    ]
+
+
+ROWS = {"Runs": runs_row, "Recovery": recovery_row, "Training": training_row, "Operator": operator_row}
 
 
 def dashboard() -> dict[str, Any]:
@@ -80,21 +140,38 @@ def dashboard() -> dict[str, Any]:
         "templating": {
             "list": [_datasource(), _variable("namespace", ""), _variable("run", 'namespace=~"$namespace"')]
         },
-        "panels": [_panel(index, *panel) for index, panel in enumerate(panels())],
+        "panels": _laid_out(),
     }
 
 
-def _panel(index: int, title: str, unit: str, queries: list[tuple[str, str]]) -> dict[str, Any]:
+def _laid_out() -> list[dict[str, Any]]:
+    """Title and panels of each row, from top to bottom."""
+    done: list[dict[str, Any]] = []
+    top = 0
+    for title, panels in ROWS.items():
+        place = {"h": 1, "w": _WIDTH * _COLUMNS, "x": 0, "y": top}
+        done.append(
+            {"id": len(done) + 1, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
+        )
+        top += 1
+        row = panels()
+        for index, panel in enumerate(row):
+            done.append(_panel(len(done) + 1, panel, index % _COLUMNS, top + _HEIGHT * (index // _COLUMNS)))
+        top += _HEIGHT * -(-len(row) // _COLUMNS)
+    return done
+
+
+def _panel(number: int, panel: Panel, column: int, top: int) -> dict[str, Any]:
     return {
-        "id": index + 1,
+        "id": number,
         "type": "timeseries",
-        "title": title,
+        "title": panel.title,
         "datasource": _SOURCE,
-        "gridPos": {"h": 8, "w": 8, "x": 8 * (index % 3), "y": 8 * (index // 3)},
-        "fieldConfig": {"defaults": {"unit": unit}, "overrides": []},
+        "gridPos": {"h": _HEIGHT, "w": _WIDTH, "x": _WIDTH * column, "y": top},
+        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
         "targets": [
-            {"refId": chr(ord("A") + number), "datasource": _SOURCE, "expr": expression, "legendFormat": legend}
-            for number, (expression, legend) in enumerate(queries)
+            {"refId": chr(ord("A") + index), "datasource": _SOURCE, "expr": expression, "legendFormat": legend}
+            for index, (expression, legend) in enumerate(panel.queries)
         ],
     }
 

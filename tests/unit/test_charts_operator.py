@@ -182,7 +182,8 @@ def test_dashboards_ask_only_for_metrics_that_exist() -> None:
     }
     known |= {f"{name}_{suffix}" for name in histograms for suffix in ("sum", "count", "bucket")}
     for text in config["data"].values():
-        expressions = [target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]]
+        panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
+        expressions = [target["expr"] for panel in panels for target in panel["targets"]]
         assert len(expressions) > 15
         for expression in expressions:
             found = re.findall(r"\bclip_\w+", expression)
