@@ -99,12 +99,16 @@ class Lab:
         """URL of everything the run stores."""
         return layout.run_root(f"s3://{self.bucket}/runs", run)
 
+    def status(self, run: str) -> Event:
+        """What the trainer last said about itself; empty before it has."""
+        try:
+            return dict(json.loads(self.store(run).read(layout.STATUS)))
+        except MissingError:
+            return {}
+
     def step(self, run: str) -> int:
         """The step the run last reported; 0 before it has."""
-        try:
-            return int(json.loads(self.store(run).read(layout.STATUS))["step"])
-        except MissingError:
-            return 0
+        return int(self.status(run).get("step", 0))
 
     def wait_for_step(self, run: str, step: int, seconds: float = 240) -> None:
         """Wait until the run has reported `step`."""
@@ -143,12 +147,17 @@ class Lab:
         return bool(json.loads(answer)["status"]["allowed"])
 
     def recovery_seconds(self, run: str, action: Callable[[], None]) -> float:
-        """Seconds from `action` until the run reports a step beyond the one it had reached."""
-        before = self.step(run)
+        """Seconds from `action`, which disturbs the run, to the first step of the group that forms afterwards."""
+        before = self.status(run).get("incarnation", 0)
+        began = time.time()
         action()
-        began = time.monotonic()
-        self.wait_for_step(run, before + 2)
-        return time.monotonic() - began
+        self.kubectl.wait(f"{run} to go on", lambda: bool(self._steps_after(run, before)), seconds=240)
+        return float(self._steps_after(run, before)[0]["time"]) - began
+
+    def _steps_after(self, run: str, incarnation: int) -> list[Event]:
+        if self.status(run).get("incarnation", 0) <= incarnation:
+            return []
+        return [e for e in self.events(run) if e["event"] == "step" and e["incarnation"] > incarnation]
 
 
 def assert_same_training(steps: list[Event], reference: list[Event], tolerance: float = 1e-5) -> None:

@@ -101,7 +101,7 @@ def live_workers(lab, run):
 
 
 def test_deadline_and_ttl_are_enforced(lab):
-    file = lab.run_file("short", retry={"deadline_seconds": 20, "ttl_seconds": 5}, train={"steps": 5000})
+    file = lab.run_file("short", retry={"deadline_seconds": 60, "ttl_seconds": 5}, train={"steps": 5000})
     lab.clipctl("submit", str(file))
 
     def gone():
