@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clip_operator.decisions import Action, DeleteRun, Requeue
+from clip_operator.decisions import Action, DeleteRun, Emit, Requeue
 from clip_operator.moments import parse_time
 from clip_operator.world import World
 from clipctl.contract import names
@@ -16,4 +16,7 @@ def decide(world: World, now: float) -> list[Action]:
         return []
     finished = parse_time(job.annotations.get(names.ANNOTATION_FINISHED_AT))
     left = (job.ended_at if finished is None else finished) + ttl - now
-    return [Requeue(left)] if left > 0 else [DeleteRun(world.jobs)]
+    if left > 0:
+        return [Requeue(left)]
+    message = f"retry.ttl_seconds ({ttl}) have passed since the run ended; its storage is kept."
+    return [Emit(job, "Normal", names.REASON_EXPIRED, message), DeleteRun(world.jobs)]
