@@ -69,8 +69,8 @@ def test_forgotten_state_is_gone(tmp_path):
 
 def test_submission_survives_the_disk(tmp_path):
     run = directory(tmp_path)
-    run.write_submission(Submission("/home/me", 1.0, 2.0, 4))
-    assert run.read_submission() == Submission("/home/me", 1.0, 2.0, 4)
+    run.write_submission(Submission("/srv/me", 1.0, 2.0, 4))
+    assert run.read_submission() == Submission("/srv/me", 1.0, 2.0, 4)
 
 
 def test_no_staged_file_remains(tmp_path):
