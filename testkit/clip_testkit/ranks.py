@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
-PRELOAD = ("torch", "torch.distributed", "clip_trainer.main")
+PRELOAD = (
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",  # 5 CPU-seconds, which the first optimiser of a process costs otherwise
+    "matplotlib.backends.backend_agg",
+    "clip_trainer.main",
+)
 """What the server imports before the first rank is forked from it."""
 
 _TIMEOUT_S = 60.0

@@ -49,7 +49,7 @@ def write_labelled_dataset(folder: Path, counts: Sequence[int]) -> None:
         number += count
 
 
-def write_config(folder: Path, name: str, data: str, **changes: dict[str, Any]) -> Path:
+def write_config(folder: Path, name: str, data: str, /, **changes: dict[str, Any]) -> Path:
     """A configuration file for a run of 8 steps with a batch of 12, with sections updated by `changes`."""
     raw: dict[str, Any] = {
         "name": name,

@@ -38,6 +38,8 @@ def load_config(path: str | Path) -> RunConfig:
         spec = RunSpec.model_validate_json(json.dumps(raw["spec"]))
     except FileNotFoundError as error:
         raise MissingError(f"the configuration file {path} does not exist.") from error
+    except OSError as error:
+        raise MissingError(f"the configuration file {path} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise SpecError(
@@ -49,6 +51,6 @@ def load_config(path: str | Path) -> RunConfig:
 
 def _attempt() -> int:
     text = os.environ.get(ENV_ATTEMPT, "1")
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise SpecError(f"{ENV_ATTEMPT} is {text!r}; it must be a positive number.")
     return int(text)

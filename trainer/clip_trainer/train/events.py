@@ -59,8 +59,11 @@ class EventLog:
         Training outlives a storage outage: what cannot be stored now is kept and tried again. `flush`, which precedes
         every commit, does raise.
         """
-        if self._clock() - self._flushed_at < self._flush_seconds:
-            return
+        if self._clock() - self._flushed_at >= self._flush_seconds:
+            self.try_flush()
+
+    def try_flush(self) -> None:
+        """Store the pending events if that is possible."""
         try:
             self.flush()
         except ClipError as error:

@@ -70,7 +70,10 @@ def train(run: Run, notice: PreemptionNotice) -> None:
                     hint="Free space or repair access at checkpoint.path, then submit again; older ones are intact.",
                 )
             if result.preempted and not last:
-                raise TryAgainError(f"stopped at step {run.state.step} on request; the state is saved.")
+                run.events.write("stopped", step=run.state.step)
+                run.events.try_flush()
+                outcome = "the state is saved" if not failed_saves else "its checkpoint could not be stored"
+                raise TryAgainError(f"stopped at step {run.state.step} on request; {outcome}.")
             if run.spec.eval.every_steps and run.state.step % run.spec.eval.every_steps == 0 and not last:
                 run.events.write("eval", step=run.state.step, **evaluate(run))
     finish(run)

@@ -1,0 +1,142 @@
+"""What tests let the ranks of a group do; functions here can be sent to the processes of `run_ranks`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from clip_testkit.training import CLASSES, SMALL_MODEL
+from clip_trainer.checkpoint.restore import restore
+from clip_trainer.checkpoint.retention import Retention
+from clip_trainer.checkpoint.save import Checkpointer, Identity
+from clip_trainer.checkpoint.tensors import Tensors, state_tensors
+from clip_trainer.data.index import open_dataset
+from clip_trainer.eval.encoder import Encoder
+from clip_trainer.eval.retrieval import retrieval
+from clip_trainer.eval.zero_shot import zero_shot
+from clip_trainer.model import CLIP, create_model, get_precision
+from clip_trainer.model.config import ClipConfig
+from clip_trainer.optim import AdamWConfig, build_adamw
+from clip_trainer.train.group import Group
+from clip_trainer.vision import OPENAI_PREPROCESS
+from clipctl.contract.errors import CannotCreateError, ClipError, SpecError
+from clipctl.contract.sections import ZeroShotSection
+from clipctl.contract.store import ObjectStore, open_store
+
+TEMPLATES = ("picture {}", "number {}")
+
+
+def group_of(rank: int, world: int) -> Group:
+    """A group on the CPU."""
+    return Group(rank, world, rank, torch.device("cpu"))
+
+
+def small_model(seed: int = 0) -> CLIP:
+    """A model smaller than any built-in one."""
+    return create_model(ClipConfig.from_dict(SMALL_MODEL, "test"), "fp32", seed)
+
+
+def collectives(rank: int, world: int) -> dict[str, Any]:
+    """Every collective once, with values that tell the ranks apart."""
+    group = group_of(rank, world)
+    texts = group.gather_json({"rank": rank, "text": "ä" * (rank * 1000)})
+    torch.manual_seed(rank)
+    tensor = torch.rand(5)
+    group.broadcast_tensors([tensor])
+    group.barrier()
+    return {
+        "gathered": [(answer["rank"], len(answer["text"])) for answer in texts],
+        "broadcast": group.broadcast_json({"from": rank, "long": "x" * 100_000})["from"],
+        "first": group.on_first(lambda: {"did": rank}),
+        "sum": group.sum(torch.tensor([rank, 1])).tolist(),
+        "tensor": tensor.tolist(),
+    }
+
+
+def failing_on_first(rank: int, world: int) -> list[Any]:
+    """What each rank sees when rank 0's action fails."""
+    group = group_of(rank, world)
+
+    def fail() -> None:
+        raise SpecError("wrong.", hint="mend it.")
+
+    try:
+        group.on_first(fail)
+    except ClipError as error:
+        return [type(error).__name__, error.problem, error.hint, int(error.code)]
+    return []
+
+
+def summed_gradients(rank: int, world: int, bucket: int) -> list[list[float]]:
+    """Gradients [k, k+1, ...] * (rank + 1) of parameters of several shapes, summed over the ranks."""
+    from clip_trainer.train import group as module
+
+    module._BUCKET_ELEMENTS = bucket
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3,), (2, 2), (), (7,), (1, 5))]
+    for index, parameter in enumerate(parameters):
+        count = torch.arange(parameter.numel(), dtype=torch.float32) + index
+        parameter.grad = (count * (rank + 1)).reshape(parameter.shape)
+    without = torch.nn.Parameter(torch.zeros(2))
+    group_of(rank, world).sum_gradients([*parameters, without])
+    assert without.grad is None
+    return [parameter.grad.flatten().tolist() for parameter in parameters if parameter.grad is not None]
+
+
+def trained_parts(seed: int) -> dict[str, Tensors]:
+    """The state tensors of a small model, filled with noise."""
+    model = small_model()
+    parts = state_tensors(model, build_adamw(model, AdamWConfig(1e-3)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensors in parts.values():
+            for tensor in tensors.values():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator))
+    return parts
+
+
+def checkpointer_of(store: ObjectStore, group: Group, incarnation: int = 1, keep: int = 2) -> Checkpointer:
+    """A checkpointer of an incarnation, with fixed identity."""
+    identity = Identity("demo", 1, incarnation, "spec", "training", "test:1")
+    return Checkpointer(store, group, identity, Retention(keep, lambda text: None), lambda: 1.0, None)
+
+
+def save_parts(rank: int, world: int, root: str, seed: int) -> str:
+    """Save noise as the checkpoint of step 5."""
+    checkpointer = checkpointer_of(open_store(root), group_of(rank, world))
+    return str(checkpointer.save(5, 60, trained_parts(seed), {"train": {"step": 5}}, {"loss": 1.0}))
+
+
+def restore_parts(rank: int, world: int, root: str, seed: int) -> bool:
+    """Restore, and say whether every tensor is bit for bit what `seed` made."""
+    parts, wanted = trained_parts(seed=-1 % 2**31), trained_parts(seed)
+    found = restore(open_store(root), group_of(rank, world), parts, "training", lambda rejection: None)
+    assert found is not None
+    assert found.samples_consumed == 60
+    return all(torch.equal(parts[part][name], wanted[part][name]) for part in wanted for name in wanted[part])
+
+
+def failing_save(rank: int, world: int, root: str, broken_rank: int) -> str:
+    """One rank cannot store its share; returns the error every rank must see."""
+    store = open_store(root)
+    if rank == broken_rank:
+
+        def refuse(key: str, data: bytes) -> None:
+            raise CannotCreateError("cannot write: the disk is full.")
+
+        store.write = refuse  # type: ignore[method-assign]
+    try:
+        checkpointer_of(store, group_of(rank, world)).save(6, 72, trained_parts(1), {}, {})
+    except ClipError as error:
+        return f"{int(error.code)} {error.problem}"
+    return "saved"
+
+
+def evaluation(rank: int, world: int, url: str) -> dict[str, Any]:
+    """Zero-shot accuracy and retrieval of a small untrained model."""
+    encoder = Encoder(small_model(3), get_precision("fp32"), OPENAI_PREPROCESS, torch.device("cpu"))
+    encoder.model.eval()
+    section = ZeroShotSection(data=url, classes=CLASSES, templates=TEMPLATES)
+    group, dataset = group_of(rank, world), open_dataset(url)
+    with torch.inference_mode():
+        return zero_shot(encoder, group, dataset, section) | retrieval(encoder, group, dataset)

@@ -1,0 +1,119 @@
+"""The collectives that are not about the loss: control messages, sums, failures that all ranks must hear of."""
+
+import os
+
+import pytest
+import torch
+
+from clip_testkit import rankwork
+from clip_testkit.ranks import run_ranks
+from clip_trainer.train import group as group_module
+from clip_trainer.train.group import Group, _buckets, join_group
+from clipctl.contract.errors import CorruptError, TryAgainError
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_every_collective(world, tmp_path):
+    answers = run_ranks(world, tmp_path, rankwork.collectives, world)
+    assert all(answer == answers[0] for answer in answers)
+    (answer, *_) = answers
+    assert answer["gathered"] == [(rank, rank * 1000) for rank in range(world)]
+    assert answer["broadcast"] == 0
+    assert answer["first"] == {"did": 0}
+    assert answer["sum"] == [sum(range(world)), world]
+    torch.manual_seed(0)
+    assert answer["tensor"] == torch.rand(5).tolist()
+
+
+def test_a_failure_of_rank_0_is_the_same_error_on_every_rank(tmp_path):
+    answers = run_ranks(2, tmp_path, rankwork.failing_on_first, 2)
+    assert answers == [["SpecError", "wrong.", "mend it.", 64]] * 2
+
+
+@pytest.mark.parametrize("bucket", [1, 4, 1000])
+def test_gradients_are_summed_whatever_the_bucket(bucket, tmp_path):
+    answers = run_ranks(2, tmp_path, rankwork.summed_gradients, 2, bucket)
+    shapes = (3, 4, 1, 7, 5)
+    expected = [[3.0 * (i + index) for i in range(count)] for index, count in enumerate(shapes)]
+    assert answers == [expected, expected]
+
+
+class TestAlone:
+    @pytest.fixture
+    def group(self):
+        return Group(0, 1, 0, torch.device("cpu"))
+
+    def test_collectives_need_no_process_group(self, group):
+        assert group.is_first
+        assert group.broadcast_json({"a": 1}) == {"a": 1}
+        assert group.gather_json(5) == [5]
+        assert group.on_first(lambda: 7) == 7
+        assert group.sum(torch.tensor([2])).tolist() == [2]
+        group.barrier()
+        group.broadcast_tensors([torch.zeros(1)])
+        group.sum_gradients([torch.nn.Parameter(torch.zeros(1))])
+
+    def test_an_error_keeps_its_class(self, group):
+        def fail():
+            raise CorruptError("bad.", hint="restore.")
+
+        with pytest.raises(CorruptError, match=r"bad\. restore\."):
+            group.on_first(fail)
+
+    def test_a_bug_is_not_dressed_up_as_a_user_error(self, group):
+        with pytest.raises(ZeroDivisionError):
+            group.on_first(lambda: 1 / 0)
+
+
+class TestBuckets:
+    def gradients(self, *sizes, dtype=torch.float32):
+        return [torch.zeros(size, dtype=dtype) for size in sizes]
+
+    def test_they_are_bounded_and_keep_the_order(self, monkeypatch):
+        monkeypatch.setattr(group_module, "_BUCKET_ELEMENTS", 10)
+        found = [[g.numel() for g in bucket] for bucket in _buckets(self.gradients(4, 6, 1, 20, 3, 3))]
+        assert found == [[4, 6], [1], [20], [3, 3]]
+
+    def test_types_are_not_mixed(self):
+        gradients = [*self.gradients(1, 1), *self.gradients(1, dtype=torch.float64)]
+        assert [len(bucket) for bucket in _buckets(gradients)] == [2, 1]
+
+    def test_nothing(self):
+        assert list(_buckets([])) == []
+
+
+class TestJoin:
+    @pytest.fixture(autouse=True)
+    def threads(self):
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+    def test_a_single_process_joins_nothing(self, monkeypatch):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
+        group = join_group(1, 0)
+        assert (group.rank, group.world, group.device.type) == (0, 1, "cpu")
+        assert not torch.distributed.is_initialized()
+
+    def test_cores_are_shared_among_the_ranks_of_a_node(self, monkeypatch):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+        join_group(1, 0)
+        assert torch.get_num_threads() == 2
+
+    def test_the_users_number_of_threads_is_kept(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        before = torch.get_num_threads()
+        join_group(1, 0)
+        assert torch.get_num_threads() == before
+
+    def test_peers_that_never_come_are_worth_another_try(self, monkeypatch):
+        def refuse(*arguments, **options):
+            raise torch.distributed.DistNetworkError("connection refused")
+
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
+        with pytest.raises(TryAgainError, match="rank 0 could not join its 1 peers"):
+            join_group(1, 0)
