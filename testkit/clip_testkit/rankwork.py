@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -66,6 +67,24 @@ def failing_on_first(rank: int, world: int) -> list[Any]:
     except ClipError as error:
         return [type(error).__name__, error.problem, error.hint, int(error.code)]
     return []
+
+
+def patient_on_first(rank: int, world: int) -> list[Any]:
+    """Rank 0's action lasts until it has been announced three times that it goes on."""
+    from clip_trainer.train import group as module
+
+    module._KEEP_ALIVE_SECONDS = 0.01
+    announced, enough, broadcast = [0], threading.Event(), Group.broadcast_json
+
+    def counted(group: Group, value: Any) -> Any:
+        answer = broadcast(group, value)
+        announced[0] += answer == module._STILL_AT_IT
+        if announced[0] >= 3:
+            enough.set()
+        return answer
+
+    Group.broadcast_json = counted  # type: ignore[assignment, method-assign]
+    return [group_of(rank, world).on_first(lambda: enough.wait(30.0)), announced[0] >= 3]
 
 
 def summed_gradients(rank: int, world: int, bucket: int) -> list[list[float]]:

@@ -30,6 +30,11 @@ def test_a_failure_of_rank_0_is_the_same_error_on_every_rank(tmp_path):
     assert answers == [["SpecError", "wrong.", "mend it.", 64]] * 2
 
 
+def test_the_others_are_told_while_rank_0_works_on(tmp_path):
+    """Else a checkpoint that takes longer to read than a collective may last could never be resumed from."""
+    assert run_ranks(2, tmp_path, rankwork.patient_on_first, 2) == [[True, True]] * 2
+
+
 @pytest.mark.parametrize("bucket", [1, 4, 1000])
 def test_gradients_are_summed_whatever_the_bucket(bucket, tmp_path):
     answers = run_ranks(2, tmp_path, rankwork.summed_gradients, 2, bucket)

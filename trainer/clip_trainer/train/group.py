@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from clipctl.contract.errors import ClipError, TryAgainError, error_from_code
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=30)
+_KEEP_ALIVE_SECONDS = 5.0
+_STILL_AT_IT = {"still": "at it"}
 _BUCKET_ELEMENTS = 1 << 23  # 32 MiB of fp32: big enough to be bandwidth-bound, small enough to bound the copy
 
 
@@ -66,19 +69,36 @@ class Group:
     def on_first(self, action: Callable[[], Any]) -> Any:
         """Do `action` on rank 0 only; every rank returns its JSON result, or raises its `ClipError`.
 
-        Without this the others would wait in a collective for a rank 0 that has already failed.
+        Without this the others would wait in a collective for a rank 0 that has already failed. Reading a checkpoint
+        or building an index may take minutes, a collective at most `COLLECTIVE_TIMEOUT`: so rank 0 works in a thread
+        and tells the others every few seconds that it is still at it.
         """
-        outcome: dict[str, Any] = {}
-        if self.is_first:
-            try:
-                outcome = {"value": action()}
-            except ClipError as error:
-                outcome = {"error": [error.problem, error.hint, int(error.code)]}
-        outcome = self.broadcast_json(outcome)
+        outcome = self._attempt(action) if self.world == 1 else self._attempt_while_others_wait(action)
         if "error" in outcome:
             problem, hint, code = outcome["error"]
             raise error_from_code(problem, hint, code)
         return outcome["value"]
+
+    def _attempt_while_others_wait(self, action: Callable[[], Any]) -> dict[str, Any]:
+        if not self.is_first:
+            while (outcome := self.broadcast_json(None)) == _STILL_AT_IT:
+                pass
+            return dict(outcome)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="rank-0")
+        try:
+            future = pool.submit(self._attempt, action)
+            while wait([future], timeout=_KEEP_ALIVE_SECONDS).not_done:
+                self.broadcast_json(_STILL_AT_IT)
+            return dict(self.broadcast_json(future.result()))
+        finally:
+            pool.shutdown(wait=False)  # after the loss of a peer, nobody needs the result
+
+    @staticmethod
+    def _attempt(action: Callable[[], Any]) -> dict[str, Any]:
+        try:
+            return {"value": action()}
+        except ClipError as error:
+            return {"error": [error.problem, error.hint, int(error.code)]}
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` summed over the ranks, in place."""
