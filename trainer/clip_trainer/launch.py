@@ -120,4 +120,9 @@ def _write_termination_log(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # No interpreter shutdown: the threads of torch's rendezvous may be inside its C++ part, and ending them there aborts
+    # the process ("terminate called without an active exception"), which would turn a finished run into a crash.
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
