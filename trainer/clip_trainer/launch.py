@@ -120,8 +120,8 @@ def _write_termination_log(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    # No interpreter shutdown: the threads of torch's rendezvous may be inside its C++ part, and ending them there aborts
-    # the process ("terminate called without an active exception"), which would turn a finished run into a crash.
+    # No interpreter shutdown: the threads of torch's rendezvous may be inside its C++ part, and ending them there
+    # aborts the process ("terminate called without an active exception"): a finished run would look like a crash.
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
