@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,11 +120,26 @@ def _container_level(pod: Mapping[str, Any]) -> Iterator[Failure]:
 def _terminated(pod: str, terminated: Mapping[str, Any]) -> Failure:
     code = int(terminated.get("exitCode", 1))
     reason = str(terminated.get("reason", ""))
-    cause = _CODE_CAUSES.get(code, names.CAUSE_INFRASTRUCTURE)
+    told = _told_by_launcher(terminated.get("message"))
+    cause = told.get("cause") or _CODE_CAUSES.get(code, names.CAUSE_INFRASTRUCTURE)
     if reason == "OOMKilled":
         cause = names.CAUSE_OUT_OF_MEMORY
     what = f"exit code {code}" + (f" ({reason})" if reason not in ("", "Error") else "")
-    return Failure(cause, code, pod, _sentence(pod, what, terminated.get("message")))
+    return Failure(cause, code, pod, _sentence(pod, what, told.get("message") or terminated.get("message")))
+
+
+def _told_by_launcher(message: object) -> dict[str, str]:
+    """Cause and last words from the launcher's termination message; empty if the message is something else.
+
+    The exit code alone cannot say it: 75 stands for a preemption as well as for a lost peer or a death by signal.
+    """
+    try:
+        raw = json.loads(str(message or ""))
+    except ValueError:
+        return {}
+    if not isinstance(raw, dict) or raw.get("cause") not in names.CAUSES:
+        return {}
+    return {"cause": raw["cause"], "message": str(raw.get("message", ""))}
 
 
 def _sentence(pod: str, what: str, detail: object) -> str:

@@ -1,5 +1,7 @@
 """Exit codes and pod reasons to causes: the table, and which failure of several explains the others."""
 
+import json
+
 import pytest
 
 from clip_operator.causes import Failure, pod_failures, worst
@@ -108,3 +110,26 @@ def test_the_annotation_survives_a_round_trip_and_refuses_nonsense() -> None:
     assert Failure.from_json(failure.to_json()) == failure
     for nonsense in (None, [], "x", {}, {"cause": "bad luck"}, {"cause": "hang", "code": "79"}):
         assert Failure.from_json(nonsense) is None
+
+
+def told(cause: str, message: str = "rank 1 died by SIGKILL") -> str:
+    return json.dumps({"code": 75, "cause": cause, "rank": 1, "message": message, "exhausted": False})
+
+
+@pytest.mark.parametrize("cause", names.CAUSES)
+def test_the_launcher_knows_better_than_the_exit_code(cause: str) -> None:
+    (failure,) = pod_failures(runs.pod(state=runs.terminated(75, "Error", told(cause))))
+    assert failure.cause == cause
+    assert failure.message == "demo-1-worker-0: exit code 75: rank 1 died by SIGKILL"
+
+
+@pytest.mark.parametrize("message", ["", "plain last words", "{", "[]", "17", '{"cause": "bad luck"}', '{"cause": []}'])
+def test_other_termination_messages_leave_the_exit_code_to_decide(message: str) -> None:
+    (failure,) = pod_failures(runs.pod(state=runs.terminated(75, "Error", message)))
+    assert failure.cause == names.CAUSE_PREEMPTION
+    assert message in failure.message
+
+
+def test_the_kernel_knows_better_than_the_launcher() -> None:
+    (failure,) = pod_failures(runs.pod(state=runs.terminated(137, "OOMKilled", told(names.CAUSE_INFRASTRUCTURE))))
+    assert failure.cause == names.CAUSE_OUT_OF_MEMORY
