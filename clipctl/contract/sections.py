@@ -183,10 +183,10 @@ class CheckpointSection(Section):
 class NodesSection(Section):
     """How many worker pods the run may have."""
 
-    min: PositiveInt = 1
+    min: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Train on with this many if there are no more. Default 1."""
 
-    max: PositiveInt = 1
+    max: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Worker pods to ask for. Default 1."""
 
     @model_validator(mode="after")
@@ -247,7 +247,7 @@ class ScaleSection(Section):
     nodes: NodesSection = NodesSection()
     """Worker pods, as a range: training goes on with fewer when some are lost, and grows again when they are back."""
 
-    devices_per_node: PositiveInt = 1
+    devices_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Ranks per pod; one per GPU, or CPU processes. Default 1."""
 
     resources: ResourcesSection = ResourcesSection()

@@ -28,6 +28,8 @@ from clipctl.contract.sections import (
     check_environment,
 )
 
+_PREFERRED_LANES = 64
+
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_RUN_NAME)]
 
 
@@ -118,21 +120,27 @@ class RunSpec(Section):
 
 
 def lane_count(global_batch: int, max_world: int, lanes: int | None = None) -> int:
-    """Number of virtual lanes: `lanes` if given, else the largest divisor of the global batch up to max(64, max_world).
+    """Number of virtual lanes of a run.
+
+    Args:
+        global_batch: samples per step; the lanes must divide it.
+        max_world: most ranks the run can have; each owns at least one lane.
+        lanes: the number wanted. None: the largest divisor of the batch that is at least `max_world` and at most
+            max(64, max_world); if there is none, the smallest one above.
 
     Raises:
-        ValueError: no divisor is at least `max_world`, or `lanes` does not fit.
+        ValueError: the batch is smaller than the largest world, or `lanes` does not fit.
     """
+    if global_batch < max_world:
+        raise ValueError(f"train.global_batch ({global_batch}) cannot be shared by {max_world} ranks: it is too small")
     if lanes is None:
-        upper = max(64, max_world)
-        lanes = max(d for d in range(1, min(upper, global_batch) + 1) if global_batch % d == 0)
+        divisors = [d for d in range(max_world, global_batch + 1) if global_batch % d == 0]
+        preferred = [d for d in divisors if d <= max(_PREFERRED_LANES, max_world)]
+        return preferred[-1] if preferred else divisors[0]
     if global_batch % lanes:
         raise ValueError(f"data.lanes ({lanes}) does not divide train.global_batch ({global_batch})")
     if lanes < max_world:
-        raise ValueError(
-            f"train.global_batch ({global_batch}) cannot be shared by {max_world} ranks: "
-            f"at most {lanes} lanes divide it; use a multiple of {max_world}"
-        )
+        raise ValueError(f"data.lanes ({lanes}) is less than the number of ranks ({max_world})")
     return lanes
 
 

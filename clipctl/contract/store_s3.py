@@ -27,7 +27,8 @@ _REFUSED = frozenset(
 )
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 _CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 5, "mode": "standard"}}
+# One attempt for botocore: s3fs retries itself, and the two would multiply.
+_TIMEOUTS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 1, "mode": "standard"}}
 
 
 class S3Store:

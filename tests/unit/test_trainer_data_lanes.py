@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.data.lanes import SampleOrder, lanes_for
+from clip_trainer.data.lanes import SampleOrder
 from clipctl.contract.errors import MissingError, SpecError
 
 shard_counts = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
@@ -169,22 +169,6 @@ FROZEN = [7, 6, 8, 1, 0, 2, 3, 4, 9, 10, 11, 5]
 def test_progress_counts_epochs():
     order = SampleOrder([10], seed=0, lanes=1)
     assert order.progress(25) == 2.5
-
-
-@pytest.mark.parametrize(
-    ("batch", "world", "lanes"),
-    [(256, 2, 64), (256, 100, 128), (240, 7, 60), (4096, 64, 64), (97, 2, 97), (96, 1, 48), (12, 12, 12), (1, 1, 1)],
-)
-def test_default_number_of_lanes(batch, world, lanes):
-    assert lanes_for(batch, world) == lanes
-    assert batch % lanes == 0
-    assert lanes >= world
-
-
-@pytest.mark.parametrize(("batch", "world"), [(8, 9), (0, 1), (8, 0)])
-def test_a_batch_smaller_than_the_world_is_refused(batch, world):
-    with pytest.raises(SpecError):
-        lanes_for(batch, world)
 
 
 def test_an_empty_dataset_is_refused():

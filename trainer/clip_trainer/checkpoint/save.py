@@ -14,7 +14,7 @@ from clip_trainer.train.group import Group
 from clipctl.contract import layout
 from clipctl.contract.commits import CommitRecord, Manifest, StoredObject
 from clipctl.contract.digest import sha256_hex
-from clipctl.contract.errors import CannotCreateError, ClipError, TryAgainError
+from clipctl.contract.errors import ClipError, TryAgainError, error_from_code
 from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store import ObjectStore
 
@@ -102,20 +102,12 @@ class Checkpointer:
 
     def _write_share(self, checkpoint: CheckpointId, parts: dict[str, Tensors]) -> list[StoredObject]:
         """Write this rank's objects; returns those of all ranks, or raises the first failure on every rank."""
-        answer: dict[str, Any]
         try:
-            answer = {"objects": [asdict(stored) for stored in self._write_objects(checkpoint, parts)]}
+            answers = self._group.on_each(lambda: [asdict(stored) for stored in self._write_objects(checkpoint, parts)])
         except ClipError as error:
-            answer = {"error": error.problem}
-        answers = self._group.gather_json(answer)
-        failures = [f"rank {rank}: {a['error']}" for rank, a in enumerate(answers) if "error" in a]
-        if failures:
-            raise CannotCreateError(f"checkpoint {checkpoint} was not stored: {failures[0]}")
-        return [
-            StoredObject(o["name"], o["size"], tuple(o["xxh3"]), o["chunk_bytes"])
-            for a in answers
-            for o in a["objects"]
-        ]
+            problem = f"checkpoint {checkpoint} was not stored: {error.problem}"
+            raise error_from_code(problem, error.hint, error.code) from error
+        return [StoredObject(o["name"], o["size"], tuple(o["xxh3"]), o["chunk_bytes"]) for a in answers for o in a]
 
     def _write_objects(self, checkpoint: CheckpointId, parts: dict[str, Tensors]) -> list[StoredObject]:
         written = []

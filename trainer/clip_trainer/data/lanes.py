@@ -41,7 +41,6 @@ from clipctl.contract.errors import MissingError, SpecError
 
 I64 = npt.NDArray[np.int64]
 
-_PREFERRED_LANES = 64
 _EPOCHS_KEPT = 2
 
 
@@ -64,27 +63,6 @@ class _Epoch(NamedTuple):
     ends: I64
     rotation: int
     key: int
-
-
-def lanes_for(global_batch: int, max_world: int) -> int:
-    """The default number of lanes of a run.
-
-    The largest divisor of the global batch that is at least `max_world` (so that every rank owns a lane) and at most
-    `max(64, max_world)`; if no divisor lies there, the smallest one above.
-
-    Raises:
-        SpecError: the batch is smaller than the largest world.
-    """
-    if global_batch < 1 or max_world < 1:
-        raise SpecError(f"A global batch of {global_batch} for {max_world} workers is not possible.")
-    divisors = [d for d in range(max_world, global_batch + 1) if global_batch % d == 0]
-    if not divisors:
-        raise SpecError(
-            f"A global batch of {global_batch} cannot be shared by up to {max_world} workers.",
-            hint="Raise train.global_batch or lower scale.nodes.max / scale.devices_per_node.",
-        )
-    preferred = [d for d in divisors if d <= max(_PREFERRED_LANES, max_world)]
-    return preferred[-1] if preferred else divisors[0]
 
 
 class SampleOrder:

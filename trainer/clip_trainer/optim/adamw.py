@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,18 @@ def adamw_defaults(model_name: str, lr: float, weight_decay: float = 0.2) -> Ada
     return AdamWConfig(lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
+class _EagerAdamW(torch.optim.AdamW):
+    """torch's AdamW without the wrappers that import `torch._dynamo` on first use.
+
+    They keep the compiler out of the optimiser, which nobody compiles here, and the import costs over 5 CPU-seconds
+    (torch 2.15): at every start of a worker, and so in every recovery. `unwrap` gives back what torch wrote.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `model`, one fused kernel per group where torch has one.
 
@@ -43,7 +56,7 @@ def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
     groups = parameter_groups(model, config.weight_decay)
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     fused = devices <= _FUSED_DEVICES
-    return torch.optim.AdamW(
+    return _EagerAdamW(
         [dict(group) for group in groups],
         lr=config.lr,
         betas=(config.beta1, config.beta2),

@@ -79,6 +79,30 @@ class Group:
             raise error_from_code(problem, hint, code)
         return outcome["value"]
 
+    def on_each(self, action: Callable[[], Any]) -> list[Any]:
+        """Do `action` on every rank, however long each takes; every rank returns all JSON results, in rank order.
+
+        Raises:
+            ClipError: the first failure, on every rank, naming the rank.
+        """
+        outcomes = self.gather_json(self._attempt(action) if self.world == 1 else self._attempt_together(action))
+        for rank, outcome in enumerate(outcomes):
+            if "error" in outcome:
+                problem, hint, code = outcome["error"]
+                raise error_from_code(f"rank {rank}: {problem}", hint, code)
+        return [outcome["value"] for outcome in outcomes]
+
+    def _attempt_together(self, action: Callable[[], Any]) -> dict[str, Any]:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="every-rank")
+        try:
+            future = pool.submit(self._attempt, action)
+            while True:
+                busy = bool(wait([future], timeout=_KEEP_ALIVE_SECONDS).not_done)
+                if not self.sum(torch.tensor([int(busy)], device=self.device)).item():
+                    return future.result()
+        finally:
+            pool.shutdown(wait=False)
+
     def _attempt_while_others_wait(self, action: Callable[[], Any]) -> dict[str, Any]:
         if not self.is_first:
             while (outcome := self.broadcast_json(None)) == _STILL_AT_IT:
