@@ -42,9 +42,9 @@ def execute(arguments: argparse.Namespace, settings: Settings) -> None:
     elif arguments.command == "down":
         lifecycle.down(settings)
     elif arguments.command == "images":
-        from clip_testkit.cluster import projectimage  # only here: it reads the installed distributions
+        from clip_testkit.cluster.projectimage import build_and_load  # only here: it reads the installed distributions
 
-        print(projectimage.build_and_load(settings, arguments.torch))
+        print(build_and_load(settings, arguments.torch))
     elif arguments.command == "status":
         print(json.dumps(lifecycle.status(settings), indent=2))
     else:
