@@ -160,8 +160,12 @@ class Lab:
         return [e for e in self.events(run) if e["event"] == "step" and e["incarnation"] > incarnation]
 
 
-def assert_same_training(steps: list[Event], reference: list[Event], tolerance: float = 1e-5) -> None:
-    """Same samples in the same steps as an undisturbed run, none lost, none repeated, and the same loss curve."""
+def assert_same_training(steps: list[Event], reference: list[Event], tolerance: float = 1e-3) -> None:
+    """Same samples in the same steps as an undisturbed run, none lost, none repeated, and the same loss curve.
+
+    Samples are compared exactly. The losses are not: while a worker is missing, sums are formed in another order, and
+    training amplifies the last bit.
+    """
     assert [event["step"] for event in steps] == [event["step"] for event in reference]
     for before, after in itertools.pairwise(steps):
         assert before["end"] == after["first"], f"gap or overlap of samples before step {after['step']}"
