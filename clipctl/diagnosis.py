@@ -139,7 +139,7 @@ def _deployment(cluster: Any, name: str) -> Check:
     except ClipError as error:
         return Check(name, "warn", f"cannot see it: {error.problem}", "ask somebody with cluster-wide rights")
     if not found:
-        remedy = "see `clipctl render` and charts/clip-operator" if name == "clip-operator" else "install it (v1.9.4)"
+        remedy = "helm install clip-operator charts/clip-operator" if name == "clip-operator" else "install it (v1.9.4)"
         result: Literal["warn", "fail"] = "warn" if name == "clip-operator" else "fail"
         detail = "not found: no retries, deadline or clean-up" if name == "clip-operator" else "not found"
         return Check(name, result, detail, remedy, ExitCode.CLUSTER_CONFIG)

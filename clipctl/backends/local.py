@@ -37,6 +37,7 @@ from clipctl.backends.localstate import (
 )
 from clipctl.contract import names
 from clipctl.contract.errors import (
+    CannotCreateError,
     InternalError,
     MissingError,
     PermissionDeniedError,
@@ -162,6 +163,11 @@ class LocalBackend:
         except PermissionError as error:
             raise PermissionDeniedError(
                 f"cannot write {error.filename}.", hint=f"Set {names.ENV_HOME} to a directory of yours."
+            ) from error
+        except OSError as error:
+            raise CannotCreateError(
+                f"cannot write {error.filename or directory.path}: {error.strerror}.",
+                hint=f"Set {names.ENV_HOME} to a directory with room.",
             ) from error
         with directory.supervisor_log.open("wb") as log:
             process = subprocess.Popen(

@@ -79,7 +79,8 @@ def _dry_run(plan: Plan, local: bool, namespace: str | None, context: str | None
 
 
 def _sentence(result: SubmitResult) -> str:
-    follow = f"follow it with: clipctl status {result.name} --watch"
+    where = f" --namespace {result.location.partition('/')[0]}" if result.backend == "kubernetes" else ""
+    follow = f"follow it with: clipctl status {result.name}{where} --watch"
     if result.action == "unchanged":
         return f"run {result.name} is unchanged ({result.location}); {follow}"
     return f"run {result.name} {result.action} ({result.location}); {follow}"
