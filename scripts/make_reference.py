@@ -52,7 +52,8 @@ YAML. What counts is the resolved spec: an override is a change of the run like 
 `data.lanes`, `data.shuffle_block`, `train.global_batch` and `train.seed` cannot change once a run has a checkpoint:
 resuming with others is refused with exit code 64. The samples are known by a digest of their index, so a data set may
 move to another place, but may not change. The default number of lanes depends on the largest number of ranks: give
-`data.lanes` if a run may later grow beyond 64 ranks. Everything else can change between submissions (`clipctl submit --replace`).
+`data.lanes` if a run may later grow beyond 64 ranks. Everything else can change between submissions (`clipctl submit
+--replace`).
 
 **Paths.** Relative paths are relative to the directory `clipctl` runs in, and only local runs can use them. On a
 cluster, `data`, `eval` and `checkpoint` locations are URLs or absolute paths of a mounted volume.
