@@ -15,12 +15,7 @@ def check_locations(spec: RunSpec) -> None:
     Raises:
         SpecError: naming every such field.
     """
-    locations = {"data.train": spec.data.train, "checkpoint.path": spec.checkpoint.path}
-    if spec.eval.zero_shot is not None:
-        locations["eval.zero_shot.data"] = spec.eval.zero_shot.data
-    if spec.eval.retrieval is not None:
-        locations["eval.retrieval.data"] = spec.eval.retrieval.data
-    problems = [f"{field} ({location}) {problem}" for field, location, problem in _unreachable(spec, locations)]
+    problems = [f"{field} ({location}) {problem}" for field, location, problem in _unreachable(spec)]
     if problems:
         raise SpecError(
             f"pods cannot reach what the spec names: {'; '.join(problems)}.",
@@ -28,9 +23,9 @@ def check_locations(spec: RunSpec) -> None:
         )
 
 
-def _unreachable(spec: RunSpec, locations: dict[str, str]) -> list[tuple[str, str, str]]:
+def _unreachable(spec: RunSpec) -> list[tuple[str, str, str]]:
     found = []
-    for field, location in locations.items():
+    for field, location in spec.locations().items():
         problem = _problem(location, spec.scale.volumes, writes=field == "checkpoint.path")
         if problem:
             found.append((field, location, problem))
@@ -53,7 +48,3 @@ def _problem(location: str, volumes: tuple[VolumeSection, ...], *, writes: bool)
     if writes and all(volume.read_only for volume in holding):
         return "is on a volume that is mounted read-only"
     return ""
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return posixpath.commonpath([path, directory]) == directory

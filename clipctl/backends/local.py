@@ -240,9 +240,7 @@ def _check_installed() -> None:
 
 def _check_same_place(plan: Plan, submission: Submission | None) -> None:
     """The same relative paths in another directory mean other files: not the same run."""
-    spec = plan.spec
-    held_out = (spec.eval.zero_shot, spec.eval.retrieval)
-    locations = [spec.data.train, spec.checkpoint.path, *(section.data for section in held_out if section is not None)]
+    locations = plan.spec.locations().values()
     relative = [location for location in locations if "://" not in location and not Path(location).is_absolute()]
     if submission is not None and relative and submission.cwd != os.getcwd():
         raise SpecError(

@@ -6,6 +6,7 @@ combinations are errors; nothing is guessed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -18,6 +19,7 @@ from clipctl.contract.sections import (
     DataSection,
     EnvName,
     EvalSection,
+    LogSection,
     MetricsSection,
     ModelSection,
     RetrySection,
@@ -76,6 +78,9 @@ class RunSpec(Section):
     metrics: MetricsSection = MetricsSection()
     """Prometheus metrics."""
 
+    log: LogSection = LogSection()
+    """Experiment logs."""
+
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
         check_environment(self.env, self.secrets)
@@ -88,6 +93,10 @@ class RunSpec(Section):
     def root(self) -> str:
         """URL or path below which the run stores everything."""
         return layout.run_root(self.checkpoint.path, self.name)
+
+    def locations(self) -> dict[str, str]:
+        """Every path or URL of the spec by the name of its field (tags of the registry are not locations)."""
+        return {field: location for field, location in _locations(self) if location}
 
     @property
     def max_world(self) -> int:
@@ -157,12 +166,30 @@ def _check_devices(spec: RunSpec) -> None:
 
 
 def _check_locations(spec: RunSpec) -> None:
-    locations = {"data.train": spec.data.train, "checkpoint.path": spec.checkpoint.path}
-    if spec.eval.zero_shot is not None:
-        locations["eval.zero_shot.data"] = spec.eval.zero_shot.data
-    if spec.eval.retrieval is not None:
-        locations["eval.retrieval.data"] = spec.eval.retrieval.data
-    for field, location in locations.items():
+    for field, location in spec.locations().items():
         authority = location.partition("://")[2].partition("/")[0]
         if "@" in authority:
             raise ValueError(f"the URL of {field} carries credentials: take them from a Secret with `secrets`")
+
+
+def _locations(spec: RunSpec) -> Iterator[tuple[str, str | None]]:
+    yield "data.train", spec.data.train
+    yield "checkpoint.path", spec.checkpoint.path
+    yield "checkpoint.resume_from", spec.checkpoint.resume_from
+    yield "model.config", spec.model.config
+    yield "model.pretrained", _path_or_url(spec.model.pretrained)
+    if spec.train.loss.distill is not None:
+        yield "train.loss.distill.pretrained", _path_or_url(spec.train.loss.distill.pretrained)
+    if spec.eval.retrieval is not None:
+        yield "eval.retrieval.data", spec.eval.retrieval.data
+    for name, section in spec.eval.classification_sets().items():
+        yield f"eval.{name}.data", section.data
+        yield f"eval.{name}.folder", section.folder
+        yield f"eval.{name}.classes", _path_or_url(section.classes)
+        yield f"eval.{name}.templates", _path_or_url(section.templates)
+
+
+def _path_or_url(value: object) -> str | None:
+    """The value if it is written like a path or a URL; names such as tags have neither slash nor file ending."""
+    named = isinstance(value, str) and "/" not in value and not value.endswith((".json", ".pt", ".safetensors"))
+    return value if isinstance(value, str) and not named else None

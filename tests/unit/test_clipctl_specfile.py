@@ -61,7 +61,7 @@ run.yaml:4:1 train.global_batch: is required
 run.yaml:5:10 train.steps: should be a whole number, not '1_000'; write plain digits, without quotes, `_`, `:` or \
 leading zeros
 run.yaml:6:3 train.learning_rat: is not a field; did you mean `learning_rate`?
-run.yaml:7:13 train.schedule: is 'cosin', should be cosine or constant; did you mean `cosine`?
+run.yaml:7:13 train.schedule: is 'cosin', should be cosine, constant, constant-cooldown, wsd or none; did you mean `cosine`?
 run.yaml:8:17 train.warmup_steps: should be a whole number, not 100000.0
 run.yaml:9:17 train.weight_decay: should be greater than or equal to 0, not -1
 run.yaml:10:20 checkpoint.path: should be text, not 7; put it in quotes
@@ -74,7 +74,7 @@ run.yaml:12:16 env.1x: is not the name of an environment variable: '1x'
 run.yaml:12:32 env.BAR: should be text, not true; put it in quotes
 run.yaml:13:1 global_batch: is not a field; did you mean `train.global_batch`?
 run.yaml:14:1 model_name: is not a field; did you mean `model`?
-run.yaml:15:38 eval.zero_shot.classes: should have at least 2 items, has 1
+run.yaml:15:38 eval.zero_shot.classes: needs at least 2 names
 run.yaml:15:54 eval.zero_shot.templates: template 'x' has no {} for the class name
 run.yaml:15:73 eval.retrieval: should be a mapping with fields, not a list
 """

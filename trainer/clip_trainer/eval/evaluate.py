@@ -25,7 +25,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     run.model.eval()
     try:
         with torch.inference_mode():
-            if section.zero_shot is not None:
+            if section.zero_shot is not None and section.zero_shot.data is not None:
                 dataset = share_dataset(section.zero_shot.data, run.group)
                 results["zero_shot"] = zero_shot(encoder, run.group, dataset, section.zero_shot)
             if section.retrieval is not None:

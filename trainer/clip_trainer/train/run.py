@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.model import CLIP, create_model, get_precision
-from clip_trainer.optim import AdamWConfig, Schedule, build_adamw
+from clip_trainer.optim import AdamWConfig, Schedule, adamw_defaults, build_adamw
 from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
@@ -157,7 +157,9 @@ def open_loader(run: Run) -> BatchLoader:
 
 def _adamw(spec: RunSpec) -> AdamWConfig:
     train = spec.train
-    return AdamWConfig(train.learning_rate, train.beta1, train.beta2, train.eps, train.weight_decay)
+    default = adamw_defaults(spec.model.name, train.learning_rate, train.weight_decay)
+    given = {name: getattr(train, name) for name in ("beta1", "beta2", "eps") if getattr(train, name) is not None}
+    return replace(default, **given)
 
 
 def _schedule(spec: RunSpec, total_steps: int) -> Schedule:
