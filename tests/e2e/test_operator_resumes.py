@@ -1,6 +1,7 @@
 """When an attempt is beyond repair the operator makes the next one, from a checkpoint that is really intact."""
 
 import json
+from contextlib import contextmanager
 
 from clip_testkit.lab import assert_same_training
 from clipctl.contract import names
@@ -9,11 +10,11 @@ from clipctl.contract.layout import checkpoint_prefix
 
 
 def test_failed_attempt_is_resumed_past_a_corrupt_checkpoint(lab, reference):
-    lab.clipctl("submit", str(lab.run_file("phoenix", retry={"restarts_in_place": 1, "backoff_seconds": 20})))
+    lab.clipctl("submit", str(lab.run_file("phoenix", retry={"restarts_in_place": 1, "backoff_seconds": 1})))
     lab.wait_for_step("phoenix", 21)
-    fail_all_workers(lab, "phoenix", attempt=1)
-    # Nothing writes any more, and the operator looks at the checkpoints when its back-off is over.
-    damaged = corrupt_newest(lab.store("phoenix"))
+    with operator_away(lab):  # the damage must come after the last save and before the operator looks
+        fail_all_workers(lab, "phoenix", attempt=1)
+        damaged = corrupt_newest(lab.store("phoenix"))
 
     status = lab.wait_for_end("phoenix")
 
@@ -40,6 +41,18 @@ def corrupt_newest(store):
     data[len(data) // 2] ^= 0x10
     store.write(key, bytes(data))
     return newest
+
+
+@contextmanager
+def operator_away(lab):
+    """Stop the operator, as an eviction would; afterwards it has to work out from the cluster what happened."""
+    deployment = "deployment/clip-operator"
+    lab.kubectl.run("scale", deployment, "--replicas=0")
+    lab.kubectl.run("wait", "--for=delete", "pod", "--selector=app.kubernetes.io/name=clip-operator", "--timeout=60s")
+    try:
+        yield
+    finally:
+        lab.kubectl.run("scale", deployment, "--replicas=1")
 
 
 KILL_TRAINERS = """
