@@ -12,7 +12,8 @@ from clip_trainer.model import get_precision
 from clip_trainer.optim import AdamWConfig, build_adamw
 from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.ledger import sample_digest
-from clip_trainer.train.step import TrainStep, _split
+from clip_trainer.train.objective import ContrastiveObjective
+from clip_trainer.train.step import TrainStep
 from clip_trainer.vision import OPENAI_PREPROCESS
 from clipctl.contract.errors import InternalError
 
@@ -38,16 +39,11 @@ def batch():
 
 def step_of(model, micro_batch=3, clip=None):
     optimizer = build_adamw(model, AdamWConfig(1e-3))
-    step = TrainStep(
-        model,
-        optimizer,
-        group_of(0, 1),
-        get_precision("fp32"),
-        OPENAI_PREPROCESS,
-        micro_batch=micro_batch,
-        grad_clip_norm=clip,
+    group = group_of(0, 1)
+    objective = ContrastiveObjective(
+        model, get_precision("fp32"), OPENAI_PREPROCESS, group.device, micro_batch=micro_batch
     )
-    return step, optimizer
+    return TrainStep(model, optimizer, group, objective, grad_clip_norm=clip), optimizer
 
 
 def weights(model):
@@ -80,6 +76,7 @@ def test_the_loss_is_the_dense_one(batch):
         expected = (cross_entropy(logits, right) + cross_entropy(logits.T, right)) / 2
     result = step_of(model)[0](batch, 1e-3, False)
     assert result.loss == pytest.approx(float(expected), rel=1e-5)
+    assert result.losses == {"contrastive_loss": result.loss}
 
 
 def test_what_a_step_reports(batch):
@@ -132,19 +129,3 @@ def test_a_loss_that_is_not_finite_changes_no_weights(batch, poison):
     for number, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
             torch.testing.assert_close(tensor, moments[number][name], rtol=0, atol=0)
-
-
-class TestSplit:
-    @pytest.mark.parametrize(("size", "lengths"), [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (50, [7])])
-    def test_sizes(self, batch, size, lengths):
-        assert [len(part.images) for part in _split(batch, size)] == lengths
-
-    @pytest.mark.parametrize(("longest", "rounded"), [(1, 8), (4, 8), (8, 8), (9, 16), (16, 16)])
-    def test_text_length_is_rounded_up_within_the_context(self, batch, longest, rounded):
-        batch.text_max_len = longest
-        assert {part.text_length for part in _split(batch, 3)} == {rounded}
-
-    def test_no_samples_are_still_one_part(self, batch):
-        """Every rank must take part in the collectives of the loss."""
-        batch.images, batch.tokens = batch.images[:0], batch.tokens[:0]
-        assert [len(part.images) for part in _split(batch, 3)] == [0]

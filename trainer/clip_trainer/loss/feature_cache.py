@@ -27,6 +27,7 @@ def backward_cached(
     loss: Callable[[Tensor, Tensor, Tensor], LossOutput],
     *,
     key: int = 0,
+    upstream: float = 1.0,
 ) -> LossOutput:
     """Forward and backward over the concatenation of `micro_batches`; gradients accumulate in `.grad`.
 
@@ -39,6 +40,7 @@ def backward_cached(
         loss: called once, with the features of all pieces (its collectives run once).
         key: seeds torch's generators together with the index of the piece, in both passes alike, so that dropout
             draws the same mask twice. The generators' state is put back afterwards.
+        upstream: factor of all gradients; the returned loss does not have it.
 
     Returns:
         The loss, without a graph.
@@ -47,11 +49,11 @@ def backward_cached(
     if len(micro_batches) == 1:
         with _keyed_randomness(key, 0):
             out = loss(*encode(micro_batches[0]))
-        out.contribution.backward()  # type: ignore[no-untyped-call]
+        (out.contribution * upstream).backward()  # type: ignore[no-untyped-call]
         return LossOutput(out.contribution.detach())
     image, text, scale, sizes = _encode_without_graph(micro_batches, encode, key)
     out = loss(image, text, scale)
-    d_image, d_text, d_scale = torch.autograd.grad(out.contribution, (image, text, scale))
+    d_image, d_text, d_scale = torch.autograd.grad(out.contribution * upstream, (image, text, scale))
     pieces = zip(micro_batches, torch.split(d_image, sizes), torch.split(d_text, sizes), strict=True)
     for index, (micro_batch, image_gradient, text_gradient) in enumerate(pieces):
         with _keyed_randomness(key, index):

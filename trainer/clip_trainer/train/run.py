@@ -26,6 +26,7 @@ from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
 from clip_trainer.train.metrics import TrainerMetrics
+from clip_trainer.train.objective import ContrastiveObjective
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import StatusFile
 from clip_trainer.train.step import TrainStep
@@ -168,15 +169,11 @@ def _schedule(spec: RunSpec, total_steps: int) -> Schedule:
 
 
 def _step(spec: RunSpec, model: CLIP, optimizer: torch.optim.Optimizer, group: Group) -> TrainStep:
-    return TrainStep(
-        model,
-        optimizer,
-        group,
-        get_precision(spec.model.precision),
-        OPENAI_PREPROCESS,
-        micro_batch=spec.train.micro_batch,
-        grad_clip_norm=spec.train.grad_clip_norm,
+    precision = get_precision(spec.model.precision)
+    objective = ContrastiveObjective(
+        model, precision, OPENAI_PREPROCESS, group.device, micro_batch=spec.train.micro_batch
     )
+    return TrainStep(model, optimizer, group, objective, grad_clip_norm=spec.train.grad_clip_norm)
 
 
 def _identity(config: RunConfig, dataset: Dataset, incarnation: int) -> Identity:

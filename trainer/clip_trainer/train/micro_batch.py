@@ -1,0 +1,32 @@
+"""The pieces of a rank's batch that go through the towers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from clip_trainer.data.batch import Batch
+
+_LENGTH_MULTIPLE = 8
+
+
+class MicroBatch(NamedTuple):
+    """What the towers see at once: uint8 images [n, 3, h, w], tokens [n, context], and the longest caption in it."""
+
+    images: torch.Tensor
+    tokens: torch.Tensor
+    text_length: int
+
+
+def split(batch: Batch, size: int) -> Iterator[MicroBatch]:
+    """Cut the rank's samples into micro-batches of `size`; the last may be shorter. Without samples, one empty piece.
+
+    The text length is rounded up so that few different shapes occur, which compilers and allocators like.
+    """
+    samples, context = batch.tokens.shape
+    length = min(context, -(-batch.text_max_len // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+    for start in range(0, max(samples, 1), size):
+        end = start + size
+        yield MicroBatch(batch.images[start:end], batch.tokens[start:end], length)
