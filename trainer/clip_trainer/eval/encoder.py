@@ -46,7 +46,7 @@ class Encoder:
 
     def stream(self, dataset: Dataset, group: Group) -> Iterator[EvalChunk]:
         """This rank's share of a data set: samples i with i % world == rank, in order."""
-        size = self.model.config.vision.image_size
+        size = self.model.config.vision.image_hw[0]
         return iter(
             EvalStream(
                 dataset,

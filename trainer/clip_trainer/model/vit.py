@@ -21,9 +21,10 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, config: VisionConfig, embed_dim: int, *, quick_gelu: bool, pooled_last_block: bool) -> None:
         super().__init__()
-        self.image_size = config.image_size
+        self.image_size = config.image_hw
         self.pooled_last_block = pooled_last_block
-        width, patch = config.width, config.patch_size
+        width, patch = config.width, config.patch_hw
+        assert isinstance(config.layers, int)
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(config.patches + 1, width))
@@ -45,9 +46,9 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: the images have another size than the model's.
         """
-        if image.shape[-2:] != (self.image_size, self.image_size):
-            height, width = image.shape[-2:]
-            raise ValueError(f"images are {height}x{width}, the model takes {self.image_size}x{self.image_size}")
+        if image.shape[-2:] != self.image_size:
+            given, wanted = ("x".join(map(str, size)) for size in (image.shape[-2:], self.image_size))
+            raise ValueError(f"images are {given}, the model takes {wanted}")
         x = self._embed(image)
         class_token = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         pooled = self.transformer.pooled(x, class_token, pooled_last_block=self.pooled_last_block)

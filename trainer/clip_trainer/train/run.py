@@ -137,7 +137,7 @@ def steps_of(spec: RunSpec, samples: int) -> int:
 
 def open_loader(run: Run) -> BatchLoader:
     """The rank's batches from the current position to the end of the run."""
-    spec, size = run.spec, run.model.config.vision.image_size
+    spec, size = run.spec, run.model.config.vision.image_hw[0]
     return BatchLoader(
         run.dataset,
         run.order,
