@@ -77,6 +77,14 @@ def fail_all_workers(lab, run, attempt):
         return False
 
     lab.kubectl.wait(f"the failure of {job}", failed, seconds=240)
+    # Until its pods have left, the failed job may still store what it has trained: they got SIGTERM, and obey.
+    selector = f"--selector=training.kubeflow.org/job-name={job}"
+    ended = {"Succeeded", "Failed"}
+    lab.kubectl.wait(
+        f"the last pod of {job}",
+        lambda: all(pod["status"]["phase"] in ended for pod in lab.kubectl.items("pods", selector)),
+        seconds=120,
+    )
 
 
 def test_data_that_does_not_exist_fails_the_run_at_once(lab):
