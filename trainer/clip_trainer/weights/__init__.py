@@ -1,0 +1,1 @@
+"""Weights in and out: every file OpenCLIP can load, read without running anything in it."""
