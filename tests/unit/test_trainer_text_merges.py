@@ -1,5 +1,6 @@
 """The merge table and the merging of one word."""
 
+import gzip
 import hashlib
 import itertools
 from importlib import resources
@@ -8,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.text.clean import clean, is_plain
 from clip_trainer.text.merges import byte_symbols, merge_word, read_merges, vocabulary
 
 
@@ -75,22 +75,21 @@ def test_every_byte_has_its_own_printable_symbol():
     assert all(symbol.isprintable() and not symbol.isspace() for symbol in symbols)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A  B\tC\n", "a b c"),
-        ("&lt;b&gt;", "<b>"),
-        ("&amp;lt;", "<"),
-        ("“quoted” it’s", '"quoted" it\'s'),
-        ("cafÃ©", "café"),
-        ("\u3000wide\u3000space", "wide space"),
-    ],
-)
-def test_cleaning(text, expected):
-    assert clean(text) == expected
+def table_file(path, lines, compress=False):
+    data = "\n".join(["#version: 0.2", *lines]).encode()
+    path.write_bytes(gzip.compress(data) if compress else data)
+    return path
 
 
-@given(st.text(max_size=30))
-def test_plain_text_needs_no_repair(text):
-    if is_plain(text):
-        assert clean(text) == " ".join(text.split()).lower()
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_table_of_ones_own(tmp_path, compress):
+    assert read_merges(table_file(tmp_path / "table", ["a b", "ab c</w>"], compress)) == (("a", "b"), ("ab", "c</w>"))
+
+
+def test_only_the_merges_that_clip_uses_are_read(tmp_path):
+    assert len(read_merges(table_file(tmp_path / "table", (f"a{n} b" for n in range(50_000))))) == 48_894
+
+
+def test_a_line_that_is_no_pair_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no merge table"):
+        read_merges(table_file(tmp_path / "table", ["a b", "a b c"]))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import heapq
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 WORD_END = "</w>"
 """Suffix of a symbol that ends a word."""
+
+CLIP_MERGES = 49_152 - 256 - 2
+"""Merges in CLIP's vocabulary: 49,152 symbols less the bytes and the two special tokens."""
 
 Pair = tuple[str, str]
 
@@ -25,16 +30,29 @@ def byte_symbols() -> tuple[str, ...]:
     return tuple(chr(byte if byte in printable else next(shifted)) for byte in range(256))
 
 
-@lru_cache(maxsize=1)
-def read_merges() -> tuple[Pair, ...]:
-    """The pairs of `bpe_merges.txt`, in order of rank (an attribution header ends at the first empty line)."""
-    text = resources.files(__package__).joinpath("bpe_merges.txt").read_text(encoding="utf-8")
-    _, _, table = text.partition("\n\n")
-    pairs = []
-    for line in table.splitlines():
-        first, second = line.split(" ")
-        pairs.append((first, second))
-    return tuple(pairs)
+@lru_cache(maxsize=4)
+def read_merges(path: str | Path | None = None) -> tuple[Pair, ...]:
+    """The pairs of a merge table, in order of rank.
+
+    Args:
+        path: a table in OpenAI's format (one line of header, perhaps compressed with gzip), of which CLIP uses the
+            first 48,894 pairs; None for CLIP's own in `bpe_merges.txt`, whose header ends at the first empty line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is not a pair.
+    """
+    if path is None:
+        text = resources.files(__package__).joinpath("bpe_merges.txt").read_text(encoding="utf-8")
+        lines = text.partition("\n\n")[2].splitlines()
+    else:
+        raw = Path(path).read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+        lines = text.rstrip("\n").split("\n")[1 : CLIP_MERGES + 1]
+    pairs = [tuple(line.split(" ")) for line in lines]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{path} is no merge table: a line has not exactly two symbols")
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def vocabulary(merges: tuple[Pair, ...]) -> list[str]:
