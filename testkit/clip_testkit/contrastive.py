@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from clip_trainer.loss import ContrastiveLoss
+from clip_trainer.loss import ContrastiveLoss, Features
 
 Gradients = tuple[float, list[list[float]], list[list[float]], float]
 """Loss contribution, gradient of the image rows, of the text rows, of the scale."""
@@ -30,6 +30,22 @@ def dense(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     logits = scale * image @ text.T
     labels = torch.arange(len(image))
     return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
+
+
+def dense_sigmoid(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """SigLIP's loss with the whole matrix in memory (arXiv 2303.15343, algorithm 1)."""
+    logits = scale * image @ text.T + (0.0 if bias is None else bias)
+    signs = 2 * torch.eye(len(image), dtype=logits.dtype) - 1
+    return -functional.logsigmoid(signs * logits).sum() / len(image)
+
+
+def dense_distillation(student: Features, teacher: Features) -> Tensor:
+    """Cross-entropy against the teacher's softmax in both directions, with the whole matrices in memory."""
+    logits = student.scale * student.image @ student.text.T
+    wanted = teacher.scale * teacher.image @ teacher.text.T
+    by_row = -(wanted.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    by_column = -(wanted.T.softmax(1) * logits.T.log_softmax(1)).sum(1).mean()
+    return (by_row + by_column) / 2
 
 
 def rank_gradients(
@@ -55,5 +71,5 @@ def rank_gradients(
     rows = slice(start, start + counts[place])
     mine = [tensor[rows].detach().requires_grad_() for tensor in (image, text)]
     output = ContrastiveLoss(tile)(mine[0], mine[1], scale, group, list(counts))
-    d_image, d_text, d_scale = torch.autograd.grad(output.contribution, (mine[0], mine[1], scale))
-    return float(output.contribution.detach()), d_image.tolist(), d_text.tolist(), float(d_scale)
+    d_image, d_text, d_scale = torch.autograd.grad(output, (mine[0], mine[1], scale))
+    return float(output.detach()), d_image.tolist(), d_text.tolist(), float(d_scale)

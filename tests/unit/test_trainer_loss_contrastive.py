@@ -24,21 +24,21 @@ def test_tiled_equals_dense_for_any_tile(rows, tile, seed):
     image, text, scale = features(rows, 5, seed)
     out = ContrastiveLoss(tile)(image, text, scale)
     loss, expected = reference(rows, 5, seed)
-    torch.testing.assert_close(out.contribution.detach(), loss, rtol=1e-13, atol=1e-13)
-    for actual, wanted in zip(torch.autograd.grad(out.contribution, (image, text, scale)), expected, strict=True):
+    torch.testing.assert_close(out.detach(), loss, rtol=1e-13, atol=1e-13)
+    for actual, wanted in zip(torch.autograd.grad(out, (image, text, scale)), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_backward_agrees_with_finite_differences():
     image, text, scale = features(7, 4, 3)
     loss = ContrastiveLoss(3)
-    assert torch.autograd.gradcheck(lambda i, t, s: loss(i, t, s).contribution, (image, text, scale))
+    assert torch.autograd.gradcheck(lambda i, t, s: loss(i, t, s), (image, text, scale))
 
 
 def test_the_upstream_gradient_scales_every_gradient():
     image, text, scale = features(6, 4, 1)
-    plain = torch.autograd.grad(ContrastiveLoss(4)(image, text, scale).contribution, (image, text, scale))
-    tripled = torch.autograd.grad(3 * ContrastiveLoss(4)(image, text, scale).contribution, (image, text, scale))
+    plain = torch.autograd.grad(ContrastiveLoss(4)(image, text, scale), (image, text, scale))
+    tripled = torch.autograd.grad(3 * ContrastiveLoss(4)(image, text, scale), (image, text, scale))
     for a, b in zip(plain, tripled, strict=True):
         torch.testing.assert_close(3 * a, b, rtol=1e-13, atol=0)
 
@@ -47,8 +47,8 @@ def test_huge_logits_do_not_overflow():
     image, text, _ = features(9, 4, 2)
     scale = torch.tensor(5000.0, dtype=torch.float64, requires_grad=True)
     out = ContrastiveLoss(4)(image, text, scale)
-    torch.testing.assert_close(out.contribution, dense(image, text, scale), rtol=1e-12, atol=0)
-    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(out.contribution, (image, text, scale)))
+    torch.testing.assert_close(out, dense(image, text, scale), rtol=1e-12, atol=0)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(out, (image, text, scale)))
 
 
 def test_half_precision_features_are_summed_in_float32():
@@ -56,17 +56,17 @@ def test_half_precision_features_are_summed_in_float32():
     halves = [tensor.detach().bfloat16().requires_grad_() for tensor in (image, text)]
     out = ContrastiveLoss(8)(*halves, scale.detach().float())
     widened = dense(halves[0].double(), halves[1].double(), scale)
-    assert out.contribution.dtype == torch.float32
-    torch.testing.assert_close(out.contribution.double(), widened.detach(), rtol=1e-5, atol=0)
-    out.contribution.backward()
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.double(), widened.detach(), rtol=1e-5, atol=0)
+    out.backward()
     assert halves[0].grad.dtype == torch.bfloat16
 
 
 def test_autocast_does_not_reach_the_sums():
     image, text, scale = (tensor.detach().float() for tensor in features(16, 8, 5))
     with torch.autocast("cpu", torch.bfloat16):
-        inside = ContrastiveLoss(8)(image, text, scale).contribution
-    assert torch.equal(inside, ContrastiveLoss(8)(image, text, scale).contribution)
+        inside = ContrastiveLoss(8)(image, text, scale)
+    assert torch.equal(inside, ContrastiveLoss(8)(image, text, scale))
 
 
 def test_memory_holds_no_matrix_of_all_pairs():

@@ -8,11 +8,13 @@ import torch
 
 from clip_testkit.rankwork import group_of, small_model
 from clip_trainer.data.batch import Batch
+from clip_trainer.loss import ContrastiveLoss
 from clip_trainer.model import get_precision
 from clip_trainer.optim import AdamWConfig, build_adamw
 from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.ledger import sample_digest
-from clip_trainer.train.objective import ContrastiveObjective
+from clip_trainer.train.objective import LossWeights, ModelObjective
+from clip_trainer.train.objective_encoder import ModelEncoder, Runner
 from clip_trainer.train.step import TrainStep
 from clip_trainer.vision import OPENAI_PREPROCESS
 from clipctl.contract.errors import InternalError
@@ -40,9 +42,8 @@ def batch():
 def step_of(model, micro_batch=3, clip=None):
     optimizer = build_adamw(model, AdamWConfig(1e-3))
     group = group_of(0, 1)
-    objective = ContrastiveObjective(
-        model, get_precision("fp32"), OPENAI_PREPROCESS, group.device, micro_batch=micro_batch
-    )
+    encoder = ModelEncoder(Runner(model, get_precision("fp32"), OPENAI_PREPROCESS, group.device))
+    objective = ModelObjective(encoder, group, ContrastiveLoss(), LossWeights(), micro_batch=micro_batch)
     return TrainStep(model, optimizer, group, objective, grad_clip_norm=clip), optimizer
 
 

@@ -16,6 +16,11 @@ class Exchange(Protocol):
     rank: int
     counts: tuple[int, ...]
 
+    def own_rows(self) -> slice:
+        """Where this rank's rows are among those of all ranks."""
+        start = sum(self.counts[: self.rank])
+        return slice(start, start + self.counts[self.rank])
+
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
         """Every rank's rows [counts[r], d], in rank order."""
         ...
@@ -33,7 +38,7 @@ class Exchange(Protocol):
         ...
 
 
-class SingleProcess:
+class SingleProcess(Exchange):
     """The whole batch is here.
 
     Args:
@@ -60,7 +65,7 @@ class SingleProcess:
         """Nothing to do."""
 
 
-class GroupExchange:
+class GroupExchange(Exchange):
     """The batch is spread over a process group.
 
     Collectives need equal shapes, so rows travel padded to the largest count.

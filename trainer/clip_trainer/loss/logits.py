@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clip_trainer.loss.exchange import Exchange
+
 
 @dataclass
 class LogSumExp:
@@ -77,6 +79,25 @@ def log_sum_exp(scaled: Tensor, blocks: Sequence[Tensor], size: int) -> tuple[Lo
         rows.add(row, logits, dim=1)
         columns.add(overall, logits, dim=0)
     return rows, columns
+
+
+def global_log_sum_exp(
+    scaled: Tensor, blocks: Sequence[Tensor], exchange: Exchange, size: int
+) -> tuple[Tensor, Tensor]:
+    """log(sum(exp(S))) of the rows here [b], and of all columns over the rows of all ranks [sum(counts)]. Collective.
+
+    Args:
+        scaled: [b, d], the rows times the scale.
+        blocks: the columns, one [counts[r], d] a rank.
+        exchange: with the ranks that hold the other rows.
+        size: side of a tile.
+    """
+    rows, columns = log_sum_exp(scaled, blocks, size)
+    maximum = columns.maximum.clone()
+    exchange.max_(maximum)
+    columns.rescale(maximum)
+    exchange.sum_(columns.total)
+    return rows.value(), columns.value()
 
 
 def softmax_gradients(

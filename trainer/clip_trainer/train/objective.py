@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from clip_trainer.data.batch import Batch
-from clip_trainer.loss import ContrastiveLoss, LossOutput, backward_cached
-from clip_trainer.model import CLIP, Precision
-from clip_trainer.model.clip import ClipOutput
-from clip_trainer.train.micro_batch import MicroBatch, split
-from clip_trainer.vision import Preprocess, normalize
+from clip_trainer.loss import (
+    ContrastiveLoss,
+    DistillationLoss,
+    Features,
+    LossTerms,
+    SigmoidLoss,
+    backward_cached,
+    count_tokens,
+)
+from clip_trainer.train.group import Group
+from clip_trainer.train.micro_batch import split
+from clip_trainer.train.objective_encoder import Captions, ModelEncoder
 
-LossTerms = dict[str, torch.Tensor]
-"""This rank's part of each named loss, 0-d, without a graph. Summed over ranks each is the loss of the global batch;
-the sum of all of them is what is minimised (weights are already applied)."""
+__all__ = ["LossTerms", "LossWeights", "ModelObjective", "Objective"]
 
 
 class Objective(Protocol):
@@ -34,45 +40,81 @@ class Objective(Protocol):
         ...
 
 
-class ContrastiveObjective:
-    """CLIP's loss of a model.
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms; a term of weight 0 is not computed."""
+
+    contrastive: float = 1.0
+    """Of `contrastive_loss`."""
+    caption: float = 0.0
+    """Of `caption_loss`, which only CoCa models have."""
+
+
+class ModelObjective:
+    """Losses of a model: over all pairs (softmax or sigmoid), of captions, and against a teacher.
+
+    The distillation loss of SigLIP students is that of CLIP's: softmax cross-entropy of the similarities.
 
     Args:
-        model: on `device`.
-        precision: how to run it.
-        preprocess: normalisation of the images.
-        device: where to compute.
+        encoder: runs the model, and the teacher if there is one.
+        group: the ranks that share the batch.
+        contrast: the loss over all pairs.
+        weights: of the terms.
         micro_batch: samples that go through the towers at once.
+
+    Raises:
+        ValueError: there is nothing to minimise.
     """
 
     def __init__(
-        self, model: CLIP, precision: Precision, preprocess: Preprocess, device: torch.device, *, micro_batch: int
+        self,
+        encoder: ModelEncoder,
+        group: Group,
+        contrast: ContrastiveLoss | SigmoidLoss,
+        weights: LossWeights,
+        *,
+        micro_batch: int,
     ) -> None:
-        self._model = model
-        self._precision = precision
-        self._preprocess = preprocess
-        self._device = device
+        if not (weights.contrastive or weights.caption or encoder.has_teacher):
+            raise ValueError("every loss has weight 0: there is nothing to minimise")
+        self._encoder = encoder
+        self._group = group
+        self._contrast = contrast
+        self._distill = DistillationLoss(contrast.tile) if encoder.has_teacher else None
+        self._weights = weights
         self._micro_batch = micro_batch
-        self._loss = ContrastiveLoss()
 
     def backward(self, batch: Batch, *, upstream: float = 1.0) -> LossTerms:
         """See `Objective.backward`."""
 
-        def contrast(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor) -> LossOutput:
-            return self._loss(image, text, scale, None, batch.counts)
+        def pair_terms(student: Features, teacher: Features | None) -> LossTerms:
+            return self._pair_terms(student, teacher, batch.counts)
 
-        parts = list(split(batch, self._micro_batch))
-        out = backward_cached(parts, self._encode, contrast, key=batch.position_start, upstream=upstream)
-        return {"contrastive_loss": out.contribution}
-
-    def _encode(self, part: MicroBatch) -> ClipOutput:
-        images = normalize(
-            part.images.to(self._device, non_blocking=True),
-            self._preprocess.mean,
-            self._preprocess.std,
-            self._precision.image_dtype,
+        over_pairs = self._weights.contrastive or self._distill
+        terms = backward_cached(
+            list(split(batch, self._micro_batch)),
+            self._encoder.with_captions(self._captions(batch)),
+            pair_terms if over_pairs else None,
+            key=batch.position_start,
+            upstream=upstream,
         )
-        with self._precision.autocast(self._device.type):
-            out: ClipOutput = self._model(images, part.tokens.to(self._device, non_blocking=True), part.text_length)
-        # The loss is summed over the whole batch: in fp32, whatever the towers computed in.
-        return ClipOutput(out.image_features.float(), out.text_features.float(), out.logit_scale.float())
+        skipped = {} if self._weights.contrastive else {"contrastive_loss": torch.zeros((), device=self._group.device)}
+        return skipped | terms
+
+    def _pair_terms(self, student: Features, teacher: Features | None, counts: tuple[int, ...]) -> LossTerms:
+        image, text, scale, bias = student
+        terms: LossTerms = {}
+        if self._weights.contrastive:
+            contribution = self._contrast(image, text, scale, None, counts, logit_bias=bias)
+            terms["contrastive_loss"] = contribution * self._weights.contrastive
+        if self._distill is not None:
+            assert teacher is not None
+            terms["distill_loss"] = self._distill(student, teacher, None, counts)
+        return terms
+
+    def _captions(self, batch: Batch) -> Captions | None:
+        """The weight of captions, and by how many tokens their loss is divided: those of the global batch."""
+        if not self._weights.caption:
+            return None
+        tokens = count_tokens(batch.tokens[:, 1:]).reshape(1).to(self._group.device)
+        return Captions(self._weights.caption, self._group.sum(tokens))

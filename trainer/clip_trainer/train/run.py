@@ -20,13 +20,15 @@ from clip_trainer.data.index import Dataset, open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
 from clip_trainer.elastic.progress import report_progress
+from clip_trainer.loss import ContrastiveLoss
 from clip_trainer.model import CLIP, create_model, get_precision
 from clip_trainer.optim import AdamWConfig, Schedule, adamw_defaults, build_adamw
 from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
 from clip_trainer.train.metrics import TrainerMetrics
-from clip_trainer.train.objective import ContrastiveObjective
+from clip_trainer.train.objective import LossWeights, ModelObjective
+from clip_trainer.train.objective_encoder import ModelEncoder, Runner
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import StatusFile
 from clip_trainer.train.step import TrainStep
@@ -170,9 +172,8 @@ def _schedule(spec: RunSpec, total_steps: int) -> Schedule:
 
 def _step(spec: RunSpec, model: CLIP, optimizer: torch.optim.Optimizer, group: Group) -> TrainStep:
     precision = get_precision(spec.model.precision)
-    objective = ContrastiveObjective(
-        model, precision, OPENAI_PREPROCESS, group.device, micro_batch=spec.train.micro_batch
-    )
+    encoder = ModelEncoder(Runner(model, precision, OPENAI_PREPROCESS, group.device))
+    objective = ModelObjective(encoder, group, ContrastiveLoss(), LossWeights(), micro_batch=spec.train.micro_batch)
     return TrainStep(model, optimizer, group, objective, grad_clip_norm=spec.train.grad_clip_norm)
 
 

@@ -1,0 +1,91 @@
+"""SigLIP's sigmoid loss (arXiv 2303.15343, algorithm 1), exact over any split of the batch, in tiles.
+
+With logits S_ij = scale * <image_i, text_j> + bias, and z_ij = 1 for i = j and -1 otherwise,
+
+    L = -1/B * sum_ij log sigmoid(z_ij S_ij) = 1/B * sum_ij softplus(-z_ij S_ij).
+
+Each entry stands for itself, so one pass over the tiles gives loss and gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from clip_trainer.loss.exchange import Exchange
+from clip_trainer.loss.logits import tiles
+from clip_trainer.loss.pairwise import DEFAULT_TILE, PairGradients, check_tile, pair_exchange, pair_loss
+
+
+class SigmoidLoss:
+    """SigLIP's loss over all pairs of a global batch.
+
+    Args:
+        tile: side of the blocks of the similarity matrix that exist at a time.
+
+    Raises:
+        ValueError: `tile` is not positive.
+    """
+
+    def __init__(self, tile: int = DEFAULT_TILE) -> None:
+        self.tile = check_tile(tile)
+
+    def __call__(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        group: dist.ProcessGroup | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        logit_bias: Tensor | None = None,
+        exchange: Exchange | None = None,
+    ) -> Tensor:
+        """This rank's contribution: that of its own images with all texts. See `pair_loss` for the gradients.
+
+        Args:
+            image_features: [b, d], rows of unit length.
+            text_features: [b, d], row i describes image i.
+            logit_scale: 0-d inverse temperature (already exponentiated).
+            group: ranks that share the batch; None means the default group, or this process alone if there is none.
+            counts: b of each rank of the group; they may differ and may be 0. None means all have b.
+            logit_bias: 0-d offset of all logits; None means 0.
+            exchange: in place of `group` and `counts`.
+
+        Raises:
+            ValueError: shapes, counts and group contradict each other, or the global batch is empty.
+        """
+        exchange = exchange or pair_exchange(image_features, text_features, group, counts)
+        return pair_loss(self._kernel, image_features, text_features, logit_scale, logit_bias, exchange)
+
+    def _kernel(
+        self, scaled: Tensor, blocks: Sequence[Tensor], bias: Tensor, exchange: Exchange, differentiate: bool
+    ) -> tuple[Tensor, PairGradients | None]:
+        weight = 1 / sum(exchange.counts)
+        total = bias.new_zeros(())
+        gradients = PairGradients(
+            torch.zeros_like(scaled), [torch.zeros_like(block) for block in blocks], bias.new_zeros(())
+        )
+        for row, block, inside, _ in tiles(len(scaled), exchange.counts, self.tile):
+            columns = blocks[block][inside]
+            penalties = torch.addmm(bias, scaled[row], columns.T)
+            matching = row.start - inside.start if block == exchange.rank else None
+            _flip(penalties, matching)
+            total += functional.softplus(penalties).sum()
+            if differentiate:
+                slopes = _flip(penalties.sigmoid_(), matching)
+                gradients.rows[row].addmm_(slopes, columns, alpha=weight)
+                gradients.columns[block][inside].addmm_(slopes.T, scaled[row], alpha=weight)
+                gradients.bias.add_(slopes.sum(), alpha=weight)
+        return total * weight, gradients if differentiate else None
+
+
+def _flip(tile: Tensor, matching: int | None) -> Tensor:
+    """Change the sign of the matching pairs, in place; `matching` is their diagonal if they can be in this tile."""
+    if matching is not None and -tile.shape[0] < matching < tile.shape[1]:
+        tile.diagonal(matching).neg_()
+    return tile
