@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "delete": "Remove a run; its checkpoints stay.",
     "checkpoints": "List, verify and export checkpoints.",
     "data": "Pack, index and verify data sets.",
+    "convert": "Write the run.yaml for an OpenCLIP training command.",
     "doctor": "Check this machine, the cluster and the storage.",
     "schema": "Print the JSON Schema of run.yaml.",
     "version": "Print versions.",

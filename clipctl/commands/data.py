@@ -31,6 +31,9 @@ def pack(
         list[str] | None, typer.Option(help="Column of captions. Repeatable. Default: caption.")
     ] = None,
     class_column: Annotated[str, typer.Option(help="Column of class numbers, if there is one.")] = "cls",
+    separator: Annotated[
+        str | None, typer.Option(help="Separator of the table's cells, or `tab`. Default: by the file's ending.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only rows whose split column says this.")] = None,
     split_column: Annotated[str, typer.Option(help="Column that names a row's split.")] = "split",
     root: Annotated[str | None, typer.Option(help="Directory of the images. Default: the table's.")] = None,
@@ -62,6 +65,7 @@ def pack(
             split=split,
             split_column=split_column,
             root=root,
+            separator="\t" if separator == "tab" else separator,
         )
     with _progress() as progress:
         done = write(items, out, samples_per_shard=samples_per_shard, seed=seed, progress=progress)

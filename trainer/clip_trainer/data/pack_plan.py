@@ -34,6 +34,7 @@ def plan_manifest(
     split: str | None = None,
     split_column: str = "split",
     root: str | Path | None = None,
+    separator: str | None = None,
 ) -> tuple[PackItem, ...]:
     """Read a table of images: `.csv` or `.tsv` with a header line, or `.jsonl` with an object per line.
 
@@ -49,15 +50,18 @@ def plan_manifest(
         split: keep only rows whose `split_column` says this; None keeps all rows.
         split_column: column that names a row's split.
         root: directory that image paths are relative to.
+        separator: of the cells of a `.csv` or `.tsv`; None means a comma and a tabulator.
 
     Raises:
         MissingError: the table or an image does not exist, or no row is left.
         SpecError: unknown kind of table, a missing column or a malformed row; names the line.
     """
+    if separator is not None and len(separator) != 1:
+        raise SpecError(f"A separator is one character, not {separator!r}.", hint="Or write `tab`.")
     table = Path(path)
     base = Path(root) if root is not None else table.parent
     items = []
-    for line, row in _rows(table):
+    for line, row in _rows(table, separator):
         if split is not None and str(row.get(split_column) or "") != split:
             continue
         where = f"{table}:{line}"
@@ -108,14 +112,17 @@ def _listed(directory: Path) -> list[Path]:
         raise PermissionDeniedError(f"{directory} may not be read.") from error
 
 
-def _rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _rows(table: Path, separator: str | None) -> Iterator[tuple[int, Mapping[str, object]]]:
     """Line number and cells of every row."""
     kind = table.suffix.lower()
     if kind not in (*_DELIMITERS, ".jsonl"):
         raise SpecError(f"{table}: unknown kind of table.", hint="Give a .csv, .tsv or .jsonl file.")
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            yield from _json_rows(table, file) if kind == ".jsonl" else _csv_rows(table, file, _DELIMITERS[kind])
+            if kind == ".jsonl":
+                yield from _json_rows(table, file)
+            else:
+                yield from _csv_rows(table, file, separator or _DELIMITERS[kind])
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingError(f"{table} does not exist.") from error
     except PermissionError as error:

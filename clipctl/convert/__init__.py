@@ -1,0 +1,1 @@
+"""From an OpenCLIP training command to run.yaml."""
