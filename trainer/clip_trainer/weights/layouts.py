@@ -16,7 +16,8 @@ _SCALARS = ("logit_scale", "logit_bias")
 _PATCH_POSITIONS = "visual.positional_embedding"
 _POOL_POSITIONS = "visual.attnpool.positional_embedding"
 _TEXT_POSITIONS = ("positional_embedding", "text.positional_embedding")
-_POSITION_IDS = "text.transformer.embeddings.position_ids"
+_NO_WEIGHTS = ("text.transformer.embeddings.position_ids", "attn_mask", "text.attn_mask")
+"""Constants that older versions of transformers, and traced models, keep among the weights."""
 
 
 def to_custom_text(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -36,7 +37,7 @@ def fit(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     """`state_dict` in the layout of `model`, as far as the difference is one of form.
 
     Moves the text tower, reshapes the logit scale and bias between 0-d and 1-d, starts a missing bias at 0, leaves
-    out `position_ids` that newer versions of transformers no longer store, and resizes position embeddings.
+    out constants that are no weights, and resizes position embeddings.
 
     Raises:
         CorruptError: position embeddings that are not square must be resized.
@@ -52,8 +53,9 @@ def fit(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     for name in _SCALARS:
         if name in state and name in wanted and state[name].numel() == wanted[name].numel():
             state[name] = state[name].reshape(wanted[name].shape)
-    if _POSITION_IDS not in wanted:
-        state.pop(_POSITION_IDS, None)
+    for name in _NO_WEIGHTS:
+        if name not in wanted:
+            state.pop(name, None)
     _resize(state, wanted, model)
     return state
 
