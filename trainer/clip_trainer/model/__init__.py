@@ -7,34 +7,57 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clip_trainer.model.config import ClipConfig, TextConfig, VisionConfig, get_config, model_names
+from clip_trainer.model.config import (
+    ClipConfig,
+    MultimodalConfig,
+    TextConfig,
+    VisionConfig,
+    add_model_config,
+    get_config,
+    model_names,
+    raw_config,
+    read_config,
+)
 
 if TYPE_CHECKING:
-    from clip_trainer.model.clip import CLIP, ClipOutput, SpeedUps
+    from clip_trainer.model.clip import CLIP
+    from clip_trainer.model.clip_model import ClipModel
+    from clip_trainer.model.clip_output import BiasedClipOutput, ClipOutput, SpeedUps
+    from clip_trainer.model.custom_text_clip import CustomTextCLIP
     from clip_trainer.model.factory import create_model
     from clip_trainer.model.precision import Precision, get_precision
 
 _LAZY = {
     "CLIP": "clip",
-    "ClipOutput": "clip",
+    "BiasedClipOutput": "clip_output",
+    "ClipModel": "clip_model",
+    "ClipOutput": "clip_output",
+    "CustomTextCLIP": "custom_text_clip",
     "Precision": "precision",
-    "SpeedUps": "clip",
+    "SpeedUps": "clip_output",
     "create_model": "factory",
     "get_precision": "precision",
 }
 
 __all__ = [
     "CLIP",
+    "BiasedClipOutput",
     "ClipConfig",
+    "ClipModel",
     "ClipOutput",
+    "CustomTextCLIP",
+    "MultimodalConfig",
     "Precision",
     "SpeedUps",
     "TextConfig",
     "VisionConfig",
+    "add_model_config",
     "create_model",
     "get_config",
     "get_precision",
     "model_names",
+    "raw_config",
+    "read_config",
 ]
 
 

@@ -33,7 +33,7 @@ class NormKwargs(BaseModel):
 
     model_config = STRICT
 
-    eps: float = Field(1e-5, ge=0)
+    eps: float = Field(default=1e-5, ge=0)
     """Added to the variance."""
     elementwise_affine: bool = True
     """Whether there is a learned weight (and bias)."""
