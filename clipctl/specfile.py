@@ -13,6 +13,7 @@ from clipctl.contract.errors import SpecError
 from clipctl.contract.spec import RunSpec
 from clipctl.specfields import nearest
 from clipctl.specproblems import to_problem
+from clipctl.specunions import merge_unions
 from clipctl.yamlsafe import Document, DocumentError, Path, Position, Problem, dotted, load, read_bounded
 
 _MAX_PROBLEMS = 50
@@ -54,7 +55,8 @@ def _validate(document: Document) -> RunSpec:
     try:
         spec = RunSpec.model_validate(document.data)
     except ValidationError as error:
-        problems = [to_problem(detail, document) for detail in error.errors(include_url=False)]
+        found = merge_unions(error.errors(include_url=False), document.data)
+        problems = [to_problem(detail, document) for detail in found]
     problems += _unknown_model(document)
     if spec is None or problems:
         problems.sort(key=lambda problem: (problem.position.line, problem.position.column))

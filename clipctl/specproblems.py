@@ -65,7 +65,7 @@ def _text(kind: str, context: Mapping[str, Any], value: Any, message: str, shown
 
 
 def _literal(context: Mapping[str, Any], value: Any, shown: str) -> str:
-    allowed = [part.strip("'") for part in re.findall(r"'[^']*'|[^\s,']+", str(context["expected"])) if part != "or"]
+    allowed = re.findall(r"'([^']*)'", str(context["expected"]))
     near = nearest(str(value), allowed) if isinstance(value, str) else ""
     listed = f"is {shown}, should be {str(context['expected']).replace(chr(39), '')}"
     return listed + (f"; did you mean `{near}`?" if near else "")
@@ -87,8 +87,13 @@ def _length(word: str, key: str) -> Callable[[Mapping[str, Any], Any, str], str]
     return write
 
 
+def _union(context: Mapping[str, Any], _value: Any, shown: str) -> str:
+    return f"should be {context['expected']}, not {shown}"
+
+
 _WRITERS: dict[str, Callable[[Mapping[str, Any], Any, str], str]] = {
     "literal_error": _literal,
+    "union": _union,
     "string_pattern_mismatch": _pattern,
     "string_too_short": _length("at least", "min_length"),
     "string_too_long": _length("at most", "max_length"),

@@ -250,3 +250,43 @@ def test_a_document_of_a_valid_spec_is_a_fixed_point():
 
     again = load(json.dumps(spec.resolved()).encode(), "f").data
     assert RunSpec.model_validate(again) == spec
+
+
+UNIONS = """\
+name: demo
+model: {name: ViT-B-32, image_size: %s}
+data: {train: "s3://b/d", augment: {scale: %s}}
+train: {global_batch: 4, steps: 1, optimizer_options: {a: %s}}
+checkpoint: {path: "s3://b/r"}
+eval: {zero_shot: {data: "s3://x", classes: %s, templates: %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "line"),
+    [
+        (0, "[224]", "model.image_size: should have at least 2 items, has 1"),
+        (0, "big", "model.image_size: should be a whole number or a list, not 'big'"),
+        (0, "0", "model.image_size: should be greater than or equal to 1, not 0"),
+        (1, "[0.5, 2]", "data.augment.scale[1]: should be less than or equal to 1, not 2"),
+        (1, "[0.5, 0.6, 0.7]", "data.augment.scale: should have at most 2 items, has 3"),
+        (
+            2,
+            "[1]",
+            "train.optimizer_options.a: should be true or false or a whole number or a number or text, not a list",
+        ),
+        (3, "7", "eval.zero_shot.classes: should be a list or `imagenet` or text, not 7"),
+        (3, "[a, 5]", "eval.zero_shot.classes[1]: should be text, not 5; put it in quotes"),
+        (
+            4,
+            "imagnet",
+            "eval.zero_shot.templates: is 'imagnet', should be imagenet or simple or a list or a .json file; "
+            "did you mean `imagenet`?",
+        ),
+    ],
+)
+def test_a_value_that_is_none_of_several_kinds_gets_one_line(place, value, line):
+    values = ["224", "[0.5, 1]", "1", "imagenet", "simple"]
+    parse_spec((UNIONS % tuple(values)).encode(), "run.yaml")
+    values[place] = value
+    assert [without_position(problem) for problem in problems(UNIONS % tuple(values))] == [line]
