@@ -71,10 +71,12 @@ class HFTokenizer:
         self.tokenizer.save_pretrained(dest)
 
     def set_language(self, src_lang: str) -> None:
-        """Choose the language of the captions; warns if the tokenizer knows no languages."""
-        set_language = getattr(self.tokenizer, "set_src_lang_special_tokens", None)
-        if callable(set_language):
-            set_language(src_lang)
+        """Choose the language of the captions; warns if the tokenizer knows no languages.
+
+        OpenCLIP calls `set_src_lang_special_tokens`, which transformers undoes at the next call; `src_lang` stays.
+        """
+        if hasattr(self.tokenizer, "src_lang"):
+            self.tokenizer.src_lang = src_lang
         else:
             warnings.warn("Cannot set language for the tokenizer.", stacklevel=2)
 
