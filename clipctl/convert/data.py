@@ -48,14 +48,14 @@ def steps_per_epoch(command: OpenClipCommand) -> int | None:
 
     `get_wds_dataset` rounds the batches up, per data worker, and a trailing part of an accumulated group is dropped.
     """
-    samples = command["train_num_samples"]
+    samples: int | None = command["train_num_samples"]
     if not samples:
         return None
-    batches = math.ceil(samples / (command["batch_size"] * command.world))
+    batches: int = math.ceil(samples / (command["batch_size"] * command.world))
     if not _is_table(command["train_data"] or ""):
         workers = max(1, command["workers"])
         batches = math.ceil(batches / workers) * workers
-    return max(1, batches // command["accum_freq"])
+    return max(1, batches // int(command["accum_freq"]))
 
 
 def _location(value: str, purpose: str, command: OpenClipCommand, conversion: Conversion) -> str | None:

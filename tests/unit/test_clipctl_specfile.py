@@ -61,7 +61,8 @@ run.yaml:4:1 train.global_batch: is required
 run.yaml:5:10 train.steps: should be a whole number, not '1_000'; write plain digits, without quotes, `_`, `:` or \
 leading zeros
 run.yaml:6:3 train.learning_rat: is not a field; did you mean `learning_rate`?
-run.yaml:7:13 train.schedule: is 'cosin', should be cosine, constant, constant-cooldown, wsd or none; did you mean `cosine`?
+run.yaml:7:13 train.schedule: is 'cosin', should be cosine, constant, constant-cooldown, wsd or none; \
+did you mean `cosine`?
 run.yaml:8:17 train.warmup_steps: should be a whole number, not 100000.0
 run.yaml:9:17 train.weight_decay: should be greater than or equal to 0, not -1
 run.yaml:10:20 checkpoint.path: should be text, not 7; put it in quotes
