@@ -71,6 +71,7 @@ def check_command(line):
         if not choice or choice[0] in ("COMMAND", "...", "-h", "--help", "--install-completion", "--show-completion"):
             continue
         command, rest = resolve(choice)
+        rest = rest[: rest.index("--")] if "--" in rest else rest  # what follows is not ours
         known = flags_of(command) | {"-h", "--help"}
         given = {word.partition("=")[0] for word in rest if re.match(r"^--?[a-z]", word)}
         assert given <= known, f"{line}: no such flag: {sorted(given - known)}"
