@@ -51,7 +51,7 @@ $(DATA)/emoji/train/index.json: scripts/make_emoji.py | $(VENV)/.demo
 
 # --- checks ---
 test: $(VENV)/.dev ## unit, contract, golden and architecture tests (no root, no Go)
-	$(PYTEST) -m "not e2e" -n 2 --dist worksteal
+	$(PYTEST) -m "not e2e and not long" -n 2 --dist worksteal
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts, helm lint, drift of generated files
 	$(BIN)/ruff check .
@@ -66,8 +66,8 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-parity: $(VENV)/.dev ## tests against open_clip_torch 3.3.0 only
-	$(PYTEST) -m parity -n 2
+parity: $(VENV)/.dev ## everything against open_clip_torch 3.3.0, the long comparisons too
+	$(PYTEST) -m "parity or long" -n 2 --dist worksteal
 
 manifests: $(VENV)/.dev ## render manifests/ and the charts' generated files again
 	$(BIN)/python scripts/render_dashboards.py
