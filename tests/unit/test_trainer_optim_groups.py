@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from clip_trainer.model import create_model
-from clip_trainer.optim import AdamWConfig, adamw_defaults, build_adamw, parameter_groups
+from clip_trainer.optim import AdamWConfig, GroupRules, adamw_defaults, build_adamw, parameter_groups
+from clipctl.contract.errors import SpecError
+from clipctl.contract.sections import ParameterGroupSection
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +16,7 @@ def model():
 
 
 def test_every_parameter_is_in_one_group_under_its_name(model):
-    undecayed, decayed = parameter_groups(model, 0.2)
+    undecayed, decayed = parameter_groups(model, GroupRules(0.2))
     names = [*undecayed["names"], *decayed["names"]]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     by_name = dict(model.named_parameters())
@@ -23,7 +25,7 @@ def test_every_parameter_is_in_one_group_under_its_name(model):
 
 
 def test_the_counts_are_openclips(model):
-    undecayed, decayed = parameter_groups(model, 0.2)
+    undecayed, decayed = parameter_groups(model, GroupRules(0.2))
     assert (len(undecayed["params"]), len(decayed["params"])) == (200, 102)
     assert (undecayed["weight_decay"], decayed["weight_decay"]) == (0.0, 0.2)
 
@@ -43,7 +45,7 @@ def test_the_counts_are_openclips(model):
     ],
 )
 def test_named_examples(model, name, decays):
-    undecayed, decayed = parameter_groups(model, 0.2)
+    undecayed, decayed = parameter_groups(model, GroupRules(0.2))
     assert (name in decayed["names"]) is decays
     assert (name in undecayed["names"]) is not decays
 
@@ -51,7 +53,7 @@ def test_named_examples(model, name, decays):
 def test_frozen_parameters_are_left_out():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    assert [group["names"] for group in parameter_groups(layer, 0.1)] == [["bias"], []]
+    assert [group["names"] for group in parameter_groups(layer, GroupRules(0.1))] == [["bias"], []]
 
 
 def test_adamw_has_the_configuration_it_was_given():
@@ -69,7 +71,11 @@ def test_fused_and_plain_adamw_step_alike():
     plain_model.load_state_dict(fused_model.state_dict())
     fused = build_adamw(fused_model, AdamWConfig(1e-2))
     plain = torch.optim.AdamW(
-        [dict(group) for group in parameter_groups(plain_model, 0.2)], lr=1e-2, betas=(0.9, 0.98), eps=1e-6, fused=False
+        [dict(group) for group in parameter_groups(plain_model, GroupRules(0.2))],
+        lr=1e-2,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        fused=False,
     )
     for step in range(5):
         for model, optimizer in ((fused_model, fused), (plain_model, plain)):
@@ -85,3 +91,86 @@ def test_fused_and_plain_adamw_step_alike():
 def test_defaults_follow_the_model_name(name, beta2, eps):
     config = adamw_defaults(name, 5e-4)
     assert (config.lr, config.beta1, config.beta2, config.eps, config.weight_decay) == (5e-4, 0.9, beta2, eps, 0.2)
+
+
+def by_name(model, rules):
+    """(weight decay, learning-rate factor) of every parameter."""
+    return {
+        name: (group["weight_decay"], group["lr_scale"])
+        for group in parameter_groups(model, rules)
+        for name in group["names"]
+    }
+
+
+def test_patterns_take_parameters_out_of_the_decay(model):
+    plain, fewer = by_name(model, GroupRules(0.2)), by_name(model, GroupRules(0.2, no_decay=("*embedding*",)))
+    changed = {name for name in plain if plain[name] != fewer[name]}
+    assert changed == {"positional_embedding", "token_embedding.weight", "visual.positional_embedding"}
+    assert all(fewer[name] == (0.0, 1.0) for name in changed)
+
+
+def test_the_first_special_group_that_matches_counts(model):
+    special = (
+        ParameterGroupSection(match="visual.conv1.*", learning_rate_scale=0.0, weight_decay=0.5),
+        ParameterGroupSection(match="visual.*", learning_rate_scale=0.1),
+    )
+    found = by_name(model, GroupRules(0.2, special=special))
+    assert found["visual.conv1.weight"] == (0.5, 0.0)
+    assert found["visual.proj"] == (0.2, 0.1)
+    assert found["visual.ln_pre.weight"] == (0.0, 0.1)
+    assert found["text_projection"] == (0.2, 1.0)
+
+
+def test_a_special_decay_is_for_what_decays(model):
+    found = by_name(model, GroupRules(0.2, special=(ParameterGroupSection(match="*", weight_decay=0.7),)))
+    assert set(found.values()) == {(0.7, 1.0), (0.0, 1.0)}
+    assert found["logit_scale"] == (0.0, 1.0)
+
+
+def test_everything_at_once_multiplies(model):
+    special = (ParameterGroupSection(match="visual.*", learning_rate_scale=0.5, weight_decay=0.3),)
+    rules = GroupRules(0.2, "openclip", ("*.mlp.*",), image_layer_decay=0.5, text_layer_decay=0.25, special=special)
+    found = by_name(model, rules)
+    assert found["visual.proj"] == (0.3, 0.5)
+    assert found["visual.transformer.resblocks.11.attn.out_proj.weight"] == (0.3, 0.25)
+    assert found["visual.transformer.resblocks.11.mlp.c_fc.weight"] == (0.0, 0.25)
+    assert found["transformer.resblocks.10.attn.out_proj.weight"] == (0.2, 0.0625)
+    assert found["logit_scale"] == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [
+        (GroupRules(0.2, no_decay=("*.embeding",)), "train.no_decay: '*.embeding'"),
+        (GroupRules(0.2, special=(ParameterGroupSection(match="vision.*"),)), "train.parameter_groups: 'vision.*'"),
+    ],
+)
+def test_a_pattern_without_a_match_is_the_users_mistake(model, rules, field):
+    with pytest.raises(SpecError) as caught:
+        parameter_groups(model, rules)
+    assert field in caught.value.problem
+    assert "Names look like" in caught.value.hint
+    assert "visual.transformer." in caught.value.hint
+
+
+def test_frozen_parameters_may_be_all_a_pattern_matches():
+    layer = nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    (group,) = [g for g in parameter_groups(layer, GroupRules(0.1, no_decay=("bias",))) if g["params"]]
+    assert group["names"] == ["weight"]
+
+
+class Excepting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.zeros(1, 4))
+        self.bn_matrix = nn.Parameter(torch.zeros(4, 4))
+        self.scale = nn.Parameter(torch.zeros(4))
+
+    def no_weight_decay(self):
+        return {"class_embedding"}
+
+
+@pytest.mark.parametrize(("rule", "decayed"), [("openclip", ["class_embedding"]), ("modern", ["bn_matrix"])])
+def test_the_two_rules(rule, decayed):
+    assert parameter_groups(Excepting(), GroupRules(0.1, rule))[1]["names"] == decayed

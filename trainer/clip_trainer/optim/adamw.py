@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from clip_trainer.optim.groups import parameter_groups
+from clip_trainer.optim.eager import eager
+from clip_trainer.optim.groups import GroupRules, ParameterGroup, parameter_groups
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
 
@@ -26,7 +28,7 @@ class AdamWConfig:
     eps: float = 1e-6
     """Added to the denominator."""
     weight_decay: float = 0.2
-    """Decoupled decay of the matrices (see `groups.decays`)."""
+    """Decoupled decay of the matrices (see `decay.decayed_names`)."""
 
 
 def adamw_defaults(model_name: str, lr: float, weight_decay: float = 0.2) -> AdamWConfig:
@@ -36,31 +38,18 @@ def adamw_defaults(model_name: str, lr: float, weight_decay: float = 0.2) -> Ada
     return AdamWConfig(lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
-class _EagerAdamW(torch.optim.AdamW):
-    """torch's AdamW without the wrappers that import `torch._dynamo` on first use.
-
-    They keep the compiler out of the optimiser, which nobody compiles here, and the import costs over 5 CPU-seconds
-    (torch 2.15): at every start of a worker, and so in every recovery. `unwrap` gives back what torch wrote.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-
-
-def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
+def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters of `model`, one fused kernel per group where torch has one.
 
     Parameter groups carry the parameter names (`names`), so that optimiser state can be stored by name.
     """
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, GroupRules(config.weight_decay))
+    return adamw(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps)
+
+
+def adamw(groups: Sequence[ParameterGroup], **arguments: Any) -> torch.optim.Optimizer:
+    """AdamW over the given groups; `arguments` go to torch's class."""
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
-    fused = devices <= _FUSED_DEVICES
-    return _EagerAdamW(
-        [dict(group) for group in groups],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=fused,
-        foreach=None if not fused else False,
-    )
+    if "fused" not in arguments and "foreach" not in arguments and devices <= _FUSED_DEVICES:
+        arguments |= {"fused": True, "foreach": False}
+    return eager(torch.optim.AdamW)([dict(group) for group in groups], **arguments)

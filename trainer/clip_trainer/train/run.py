@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,13 +22,14 @@ from clip_trainer.data.loader import BatchLoader
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.loss import ContrastiveLoss
 from clip_trainer.model import CLIP, create_model, get_precision
-from clip_trainer.optim import AdamWConfig, Schedule, adamw_defaults, build_adamw
+from clip_trainer.optim import Schedule
 from clip_trainer.text import BpeTokenizer
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.objective import LossWeights, ModelObjective
 from clip_trainer.train.objective_encoder import ModelEncoder, Runner
+from clip_trainer.train.optimization import optimizer_of, schedule_of, steps_of
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import StatusFile
 from clip_trainer.train.step import TrainStep
@@ -82,7 +83,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
     )
     events = EventLog(store if group.is_first else None, incarnation, time.time)
     model = create_model(spec.model.name, spec.model.precision, spec.train.seed, device=group.device)
-    optimizer = build_adamw(model, _adamw(spec))
+    optimizer = optimizer_of(spec, model)
     parts = state_tensors(model, optimizer)
     identity = _identity(config, dataset, incarnation)
     restored = restore(store, group, parts, identity.training_digest, partial(_report_rejection, events))
@@ -102,7 +103,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
         optimizer=optimizer,
         parts=parts,
         step=_step(spec, model, optimizer, group),
-        schedule=_schedule(spec, total_steps),
+        schedule=schedule_of(spec, dataset.index.samples),
         state=state,
         total_steps=total_steps,
         incarnation=incarnation,
@@ -129,14 +130,6 @@ def share_dataset(url: str, group: Group) -> Dataset:
     return opened[0] if opened else Dataset.attach(url, payload.encode())
 
 
-def steps_of(spec: RunSpec, samples: int) -> int:
-    """Optimiser steps of the run: `train.steps`, or enough for `train.epochs` passes (the last batch rounded up)."""
-    if spec.train.steps is not None:
-        return spec.train.steps
-    assert spec.train.epochs is not None  # the spec has exactly one of them
-    return max(1, -(-int(spec.train.epochs * samples) // spec.train.global_batch))
-
-
 def open_loader(run: Run) -> BatchLoader:
     """The rank's batches from the current position to the end of the run."""
     spec, size = run.spec, run.model.config.vision.image_hw[0]
@@ -156,18 +149,6 @@ def open_loader(run: Run) -> BatchLoader:
         prefetch_batches=spec.data.prefetch_batches,
         undecodable=(UndecodableImage,),
     )
-
-
-def _adamw(spec: RunSpec) -> AdamWConfig:
-    train = spec.train
-    default = adamw_defaults(spec.model.name, train.learning_rate, train.weight_decay)
-    given = {name: getattr(train, name) for name in ("beta1", "beta2", "eps") if getattr(train, name) is not None}
-    return replace(default, **given)
-
-
-def _schedule(spec: RunSpec, total_steps: int) -> Schedule:
-    kind = "const" if spec.train.schedule == "constant" else "cosine"
-    return Schedule(kind, spec.train.learning_rate, spec.train.warmup_steps, total_steps)
 
 
 def _step(spec: RunSpec, model: CLIP, optimizer: torch.optim.Optimizer, group: Group) -> TrainStep:
