@@ -7,25 +7,17 @@ from typing import Any
 
 import torch
 
-from clip_testkit.training import CLASSES, SMALL_MODEL
+from clip_testkit.training import SMALL_MODEL
 from clip_trainer.checkpoint.restore import restore
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.checkpoint.tensors import Tensors, state_tensors
-from clip_trainer.data.index import open_dataset
-from clip_trainer.eval.encoder import Encoder
-from clip_trainer.eval.retrieval import retrieval
-from clip_trainer.eval.zero_shot import zero_shot
-from clip_trainer.model import CLIP, create_model, get_precision
+from clip_trainer.model import ClipModel, create_model
 from clip_trainer.model.config import ClipConfig
 from clip_trainer.optim import AdamWConfig, build_adamw
 from clip_trainer.train.group import Group
-from clip_trainer.vision import OPENAI_PREPROCESS
 from clipctl.contract.errors import CannotCreateError, ClipError, SpecError
-from clipctl.contract.sections import ZeroShotSection
 from clipctl.contract.store import ObjectStore, open_store
-
-TEMPLATES = ("picture {}", "number {}")
 
 
 def group_of(rank: int, world: int) -> Group:
@@ -33,7 +25,7 @@ def group_of(rank: int, world: int) -> Group:
     return Group(rank, world, rank, torch.device("cpu"))
 
 
-def small_model(seed: int = 0) -> CLIP:
+def small_model(seed: int = 0) -> ClipModel:
     """A model smaller than any built-in one."""
     return create_model(ClipConfig.from_dict(SMALL_MODEL, "test"), "fp32", seed)
 
@@ -149,13 +141,3 @@ def failing_save(rank: int, world: int, root: str, broken_rank: int) -> str:
     except ClipError as error:
         return f"{int(error.code)} {error.problem}"
     return "saved"
-
-
-def evaluation(rank: int, world: int, url: str) -> dict[str, Any]:
-    """Zero-shot accuracy and retrieval of a small untrained model."""
-    encoder = Encoder(small_model(3), get_precision("fp32"), OPENAI_PREPROCESS, torch.device("cpu"))
-    encoder.model.eval()
-    section = ZeroShotSection(data=url, classes=CLASSES, templates=TEMPLATES)
-    group, dataset = group_of(rank, world), open_dataset(url)
-    with torch.inference_mode():
-        return zero_shot(encoder, group, dataset, section) | retrieval(encoder, group, dataset)

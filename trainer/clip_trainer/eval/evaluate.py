@@ -1,36 +1,114 @@
-"""Run the evaluations that the spec asks for."""
+"""Run the evaluations that a run.yaml's `eval` section describes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from clip_trainer.eval.encoder import Encoder
-from clip_trainer.eval.retrieval import retrieval
-from clip_trainer.eval.zero_shot import zero_shot
-from clip_trainer.model import get_precision
-from clip_trainer.vision import OPENAI_PREPROCESS
+from clip_trainer.data.eval_stream import EvalStream
+from clip_trainer.data.index import Dataset
+from clip_trainer.eval.encoder import CHUNK, Encoder
+from clip_trainer.eval.folder import FolderStream, Labelled, scan
+from clip_trainer.eval.prompts import resolve_classes, resolve_templates
+from clip_trainer.eval.validation import validate
+from clip_trainer.eval.zero_shot import Classifiers, zero_shot
+from clip_trainer.train.group import Group
+from clip_trainer.train.run import share_dataset
+from clip_trainer.vision import UndecodableImage, decode_image
+from clipctl.contract.sections import EvalSection, RetrievalSection, ZeroShotSection
 
-if TYPE_CHECKING:
-    from clip_trainer.train.run import Run
+RETRIEVAL = "retrieval"
 
 
-def evaluate(run: Run) -> dict[str, Any]:
-    """Zero-shot accuracy and retrieval recall, as configured; the same numbers on every rank. Collective."""
-    from clip_trainer.train.run import share_dataset  # the loop imports us
+@dataclass
+class Evaluator:
+    """Evaluates models on the data sets of a section, which are opened once.
 
-    section, results = run.spec.eval, {}
-    encoder = Encoder(run.model, get_precision(run.spec.model.precision), OPENAI_PREPROCESS, run.group.device)
-    run.model.eval()
+    Attributes:
+        group: the ranks that share the work.
+        section: what to evaluate.
+    """
+
+    group: Group
+    section: EvalSection
+    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _folders: dict[str, list[Labelled]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything there is to evaluate: `zero_shot`, `zero_shot_sets.<name>`, `retrieval`."""
+        pairs = () if self.section.retrieval is None else (RETRIEVAL,)
+        return (*self.section.classification_sets(), *pairs)
+
+    def run(self, encoder: Encoder, names: Collection[str]) -> dict[str, Any]:
+        """The results of some evaluations by name (`zero_shot_sets` is a level of its own), equal on every rank.
+
+        Collective. The model is in evaluation mode meanwhile.
+        """
+        results: dict[str, Any] = {}
+        classifiers = Classifiers(encoder, self.group)
+        with evaluation_mode(encoder.model):
+            for name, section in self.section.classification_sets().items():
+                if name in names:
+                    kind, _, own = name.partition(".")
+                    found = self._classify(encoder, classifiers, section, name)
+                    results |= {kind: {**results.get(kind, {}), own: found} if own else found}
+            if self.section.retrieval is not None and RETRIEVAL in names:
+                results[RETRIEVAL] = self._retrieve(encoder, self.section.retrieval)
+        return results
+
+    def _classify(
+        self, encoder: Encoder, classifiers: Classifiers, section: ZeroShotSection, name: str
+    ) -> dict[str, float | int]:
+        read = self.group.on_first
+        classes = read(lambda: list(resolve_classes(section.classes)))
+        templates = resolve_templates(read(lambda: [str(t) for t in resolve_templates(section.templates)]))
+        images = self._labelled(encoder, section)
+        weights = classifiers.get(classes, templates)
+        return zero_shot(encoder, self.group, images, weights, f"eval.{name} ({section.data or section.folder})")
+
+    def _labelled(self, encoder: Encoder, section: ZeroShotSection) -> EvalStream | FolderStream:
+        if section.data is not None:
+            return self._stream(encoder, section.data)
+        folder = section.folder
+        assert folder is not None  # the section has exactly one of them
+        if folder not in self._folders:
+            found = self.group.on_first(lambda: scan(folder))
+            self._folders[folder] = [(path, number) for path, number in found]
+        rank, world = self.group.rank, self.group.world
+        images = self._folders[folder]
+        return FolderStream(folder, images, transform=encoder.transform, rank=rank, world=world, chunk=CHUNK)
+
+    def _retrieve(self, encoder: Encoder, section: RetrievalSection) -> dict[str, float | int]:
+        pairs = self._stream(encoder, section.data)
+        options = {"captions": section.captions, "loss_batch": section.loss_batch}
+        return validate(encoder, self.group, pairs, name=f"eval.retrieval ({section.data})", **options)  # type: ignore[arg-type]
+
+    def _stream(self, encoder: Encoder, url: str) -> EvalStream:
+        if url not in self._datasets:
+            self._datasets[url] = share_dataset(url, self.group)
+        return EvalStream(
+            self._datasets[url],
+            decode=decode_image,
+            transform=lambda image, _: encoder.transform(image),
+            rank=self.group.rank,
+            world=self.group.world,
+            chunk=CHUNK,
+            undecodable=(UndecodableImage,),
+        )
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and every module back into the mode it was in (frozen ones may differ)."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     try:
-        with torch.inference_mode():
-            if section.zero_shot is not None and section.zero_shot.data is not None:
-                dataset = share_dataset(section.zero_shot.data, run.group)
-                results["zero_shot"] = zero_shot(encoder, run.group, dataset, section.zero_shot)
-            if section.retrieval is not None:
-                dataset = share_dataset(section.retrieval.data, run.group)
-                results["retrieval"] = retrieval(encoder, run.group, dataset)
+        yield
     finally:
-        run.model.train()
-    return results
+        for module in training:
+            module.training = True

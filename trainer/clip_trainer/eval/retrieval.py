@@ -1,76 +1,58 @@
-"""Image-text retrieval: in which place does the right partner come, both ways.
+"""Image-text retrieval metrics, both ways, under OpenCLIP's names.
 
-No rank ever holds the whole similarity matrix: each takes the rows of its own samples, in chunks.
+An image may have several captions: looked up by image, the best of its captions counts; looked up by text, every
+caption is a query (the protocol of COCO and Flickr30k).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 
-from clip_trainer.data.index import Dataset
-from clip_trainer.eval.encoder import CHUNK, Encoder
+from clip_trainer.eval.ranking import Rows, best_places, gather_rows
 from clip_trainer.train.group import Group
 
 RECALLS = (1, 5, 10)
 
 
-def retrieval(encoder: Encoder, group: Group, dataset: Dataset) -> dict[str, Any]:
-    """Recall at 1, 5 and 10 and the mean rank, image to text and text to image. Collective.
+def retrieval_metrics(group: Group, images: Rows, texts: Rows) -> dict[str, float]:
+    """Mean and median rank (1 = best) and recall at 1, 5 and 10, both ways. Collective; equal on every rank.
 
-    A sample with several captions counts by its first one, so that both directions rank the same pairs.
+    Args:
+        group: the ranks.
+        images: the images of this rank, sorted by owner.
+        texts: their captions, sorted by owner, at least one for each image.
     """
-    images, texts = _embed(encoder, group, dataset)
-    all_images, all_texts = _gather(group, images), _gather(group, texts)
-    first = _first_row(group, images.shape[0])
-    forward = _ranks(images, all_texts, first)
-    backward = _ranks(texts, all_images, first)
-    return _summary(group, forward, "image_to_text") | _summary(group, backward, "text_to_image")
+    to_text = gather_rows(group, best_places(group, images, texts))
+    to_image = gather_rows(group, best_places(group, texts, images))
+    return summary(to_text, "image_to_text") | summary(to_image, "text_to_image")
 
 
-def _embed(encoder: Encoder, group: Group, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
-    width = encoder.model.config.embed_dim
-    images, texts = [torch.empty(0, width, device=encoder.device)], [torch.empty(0, width, device=encoder.device)]
-    for chunk in encoder.stream(dataset, group):
-        images.append(encoder.images(chunk.images))
-        texts.append(encoder.texts([captions[0] for captions in chunk.captions]))
-    return torch.cat(images), torch.cat(texts)
+def summary(places: torch.Tensor, direction: str) -> dict[str, float]:
+    """Metrics of places (0 = best) [n]. As in OpenCLIP the median of an even number is rounded down.
+
+    Without places all are 0.
+    """
+    count = max(1, places.numel())
+    ordered = places.sort().values.double()
+    middle = ordered[(places.numel() - 1) // 2 : places.numel() // 2 + 1]
+    median = float(middle.mean().floor()) + 1 if places.numel() else 0.0
+    mean = float(ordered.mean()) + 1 if places.numel() else 0.0
+    recalls = {f"{direction}_R@{k}": float((places < k).sum()) / count for k in RECALLS}
+    return {f"{direction}_mean_rank": mean, f"{direction}_median_rank": median, **recalls}
 
 
-def _gather(group: Group, rows: torch.Tensor) -> torch.Tensor:
-    """All ranks' rows, rank by rank."""
-    if group.world == 1:
-        return rows
-    counts = group.gather_json(rows.shape[0])
-    padded = rows.new_zeros(max(counts), rows.shape[1])
-    padded[: rows.shape[0]] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+def get_clip_metrics(
+    image_features: torch.Tensor, text_features: torch.Tensor, logit_scale: torch.Tensor | float
+) -> dict[str, float]:
+    """Retrieval metrics of n pairs of unit vectors, with OpenCLIP's signature; in this process alone.
 
-
-def _first_row(group: Group, rows: int) -> int:
-    """Where this rank's rows begin in the gathered matrix."""
-    return int(sum(group.gather_json(rows)[: group.rank]))
-
-
-def _ranks(queries: torch.Tensor, candidates: torch.Tensor, first: int) -> torch.Tensor:
-    """Place (0 = best) of the right candidate for each query; ties count as places lost by half."""
-    places = []
-    for start in range(0, queries.shape[0], CHUNK):
-        scores = queries[start : start + CHUNK] @ candidates.T
-        own = torch.arange(start, start + scores.shape[0], device=scores.device) + first
-        right = scores.gather(1, own.unsqueeze(1))
-        ties = (scores == right).sum(1) - 1
-        places.append((scores > right).sum(1) + ties / 2)
-    return torch.cat(places) if places else torch.empty(0)
-
-
-def _summary(group: Group, places: torch.Tensor, direction: str) -> dict[str, float]:
-    counts = [(places < recall).sum() for recall in RECALLS]
-    totals = torch.stack([*(c.double() for c in counts), (places + 1).double().sum(), torch.tensor(float(len(places)))])
-    *hits, rank_sum, samples = group.sum(totals.double().to(group.device)).tolist()
-    summary = {f"{direction}_R@{recall}": hit / max(samples, 1) for recall, hit in zip(RECALLS, hits, strict=True)}
-    return summary | {f"{direction}_mean_rank": rank_sum / max(samples, 1)}
+    Args:
+        image_features: [n, d].
+        text_features: [n, d].
+        logit_scale: positive factor of the similarities, which changes no rank.
+    """
+    order = torch.arange(image_features.shape[0])
+    images, texts = (
+        Rows(features.detach().float().cpu(), order, order) for features in (image_features, text_features)
+    )
+    return retrieval_metrics(Group(0, 1, 0, torch.device("cpu")), images, texts)

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from clip_trainer.eval.evaluate import evaluate
+from clip_trainer.eval.in_training import Evaluation
 from clip_trainer.model.interchange import CONFIG_FILE, WEIGHTS_FILE, open_clip_config, to_bytes
 from clip_trainer.train.curve import loss_curve_png
 from clip_trainer.train.events import read_events, trajectory
@@ -14,14 +14,13 @@ from clip_trainer.train.run import Run
 from clipctl.contract import layout
 
 
-def finish(run: Run) -> None:
+def finish(run: Run, evaluation: Evaluation) -> None:
     """Evaluate on all ranks, let rank 0 write the results, and leave together.
 
     All ranks wait for each other at the end: PyTorchJob calls an elastic job succeeded when the *first* worker exits
     with 0 (training-operator 1.9, pytorchjob_controller.go), so nobody may leave before the results are stored.
     """
-    metrics = evaluate(run)
-    run.events.write("eval", step=run.state.step, **metrics)
+    metrics = evaluation.at_the_end()
     results = run.group.on_first(lambda: write_results(run, metrics))
     run.events.announce("finished", f"{run.spec.name}: finished after step {run.state.step}", results=results)
     run.status.write(

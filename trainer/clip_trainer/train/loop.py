@@ -11,7 +11,7 @@ from typing import Any
 
 from clip_trainer.data.batch import Batch
 from clip_trainer.elastic.progress import report_progress
-from clip_trainer.eval.evaluate import evaluate
+from clip_trainer.eval.in_training import Evaluation
 from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.optim import learning_rate
 from clip_trainer.train.finish import finish
@@ -42,6 +42,7 @@ def train(run: Run, notice: PreemptionNotice) -> None:
     """
     failed_saves = 0
     rate = Rate()
+    evaluation = Evaluation(run)
     with open_loader(run) as loader:
         while run.state.step < run.total_steps:
             batch = next(loader)
@@ -74,9 +75,9 @@ def train(run: Run, notice: PreemptionNotice) -> None:
                 run.events.try_flush()
                 outcome = "the state is saved" if not failed_saves else "its checkpoint could not be stored"
                 raise TryAgainError(f"stopped at step {run.state.step} on request; {outcome}.")
-            if run.spec.eval.every_steps and run.state.step % run.spec.eval.every_steps == 0 and not last:
-                run.events.write("eval", step=run.state.step, **evaluate(run))
-    finish(run)
+            if not last:
+                evaluation.after_step(samples_before=batch.position_start)
+    finish(run, evaluation)
 
 
 def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -> None:
