@@ -12,7 +12,7 @@ from clip_trainer.model.caption_decoder import CaptionDecoder
 from clip_trainer.model.clip_model import ClipModel
 from clip_trainer.model.clip_output import SpeedUps
 from clip_trainer.model.config import ClipConfig
-from clip_trainer.model.generation import StoppingCriterion, generate
+from clip_trainer.model.generation import GenerationOptions, StoppingCriterion, TokenIds, generate
 from clip_trainer.model.towers import build_text, build_vision
 from clipctl.contract.errors import SpecError
 
@@ -37,8 +37,8 @@ class CoCa(ClipModel):
                 hint="Set output_tokens: true in vision_cfg and text_cfg; the image tower must be a ViT.",
             )
         self._join(config)
-        self.visual = build_vision(config, speed_ups)
         self.text: Any = build_text(config, speed_ups)
+        self.visual = build_vision(config, speed_ups)
         self.text_decoder = CaptionDecoder(config.multimodal, config.text.vocab_size, quick_gelu=config.quick_gelu)
         self.context_length = config.multimodal.context_length
         self.pad_id = 0
@@ -106,21 +106,19 @@ class CoCa(ClipModel):
         top_p: float = 0.1,
         top_k: int = 1,
         pad_token_id: int | None = None,
-        eos_token_id: int | Sequence[int] | Tensor | None = None,
-        sot_token_id: int | Sequence[int] | Tensor | None = None,
+        eos_token_id: TokenIds | None = None,
+        sot_token_id: TokenIds | None = None,
         num_beams: int = 6,
         num_beam_groups: int = 3,
         min_seq_len: int = 5,
         stopping_criteria: Sequence[StoppingCriterion] | None = None,
         repetition_penalty: float = 1.0,
         fixed_output_length: bool = False,
-        **additions: Any,
+        diversity_penalty: float = 0.0,
+        log_probabilities: bool = False,
     ) -> Tensor:
-        """Caption images: see `clip_trainer.model.generation.generate`, also for `additions`."""
-        return generate(
-            self,
-            image,
-            text=text,
+        """Token ids of captions: see `GenerationOptions` for the arguments, `generation.generate` for the result."""
+        options = GenerationOptions(
             seq_len=seq_len,
             max_seq_len=max_seq_len,
             temperature=temperature,
@@ -136,8 +134,10 @@ class CoCa(ClipModel):
             stopping_criteria=stopping_criteria,
             repetition_penalty=repetition_penalty,
             fixed_output_length=fixed_output_length,
-            **additions,
+            diversity_penalty=diversity_penalty,
+            log_probabilities=log_probabilities,
         )
+        return generate(self, image, text, options)
 
     def encode_image_tokens(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised image feature [n, embed_dim] and the tokens the decoder looks at [n, tokens, width]."""

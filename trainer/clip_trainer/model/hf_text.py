@@ -13,6 +13,7 @@ from clip_trainer.model.hf_architecture import build_hf_model, hf_config, load_h
 from clip_trainer.model.hf_pooling import POOLERS
 from clip_trainer.model.intermediates import wanted_indices
 from clip_trainer.model.locks import LayerGroup, lock_groups
+from clip_trainer.model.skip_fills import SkipFills
 from clipctl.contract.errors import SpecError
 
 _LAYER_LISTS = ("layer", "block", "layers", "h")
@@ -47,7 +48,8 @@ class HFTextTower(nn.Module):
         self.proj_type = config.hf_proj_type
         self.vocab_size = int(getattr(self.config, "vocab_size", 0))
         self.context_length = int(getattr(self.config, "max_position_embeddings", 0) or 0)
-        self.transformer = build_hf_model(self.config, pooling_layer=self._own_pooling)
+        with SkipFills():
+            self.transformer = build_hf_model(self.config, pooling_layer=self._own_pooling)
         self.proj = _projection(self.proj_type, self.config.hidden_size, embed_dim)
 
     @property

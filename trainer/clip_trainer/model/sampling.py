@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from clip_trainer.model.beam_search import NextScores
 from clip_trainer.model.token_rules import TokenRules
-
-NextScores = Callable[[Tensor, Tensor], Tensor]
-"""(tokens [texts, length], index of each text's row [texts]) -> scores of the next token [texts, vocabulary]."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from clip_trainer.model.config import VisionConfig
 from clip_trainer.model.frozen_batch_norm import freeze_batch_norms
 from clip_trainer.model.locks import LayerGroup, lock_groups
+from clip_trainer.model.skip_fills import SkipFills
 from clipctl.contract.errors import SpecError, UnavailableError
 
 _OWN_POOLS = ("abs_attn", "rot_attn")
@@ -40,7 +41,8 @@ class TimmVision(nn.Module):
         self.output_dim = embed_dim
         self.image_size = config.image_hw
         self._forced_size: tuple[int, int] | None = None
-        self.trunk, self.head = _build(config, embed_dim, pretrained=False)
+        with SkipFills():
+            self.trunk, self.head = _build(config, embed_dim, pretrained=False)
 
     def materialise(self, seed: int, *, pretrained: bool) -> None:
         """Replace all parts by ones on the CPU with real weights.
