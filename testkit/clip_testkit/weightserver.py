@@ -32,6 +32,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_after: int | None = None  # drop the connection after so many bytes of the body
     stall_after: int | None = None  # send nothing more after so many bytes, until the server is stopped
+    hold: threading.Event | None = None  # send the body only when this is set
     head_too: bool = False  # HEAD requests meet and use up the fault as well
 
 
@@ -84,16 +85,25 @@ class WeightServer:
         return self.files[path]
 
     def add_hub_file(
-        self, repository: str, name: str, content: bytes, *, large: bool = True, commit: str = COMMIT, **options: Any
+        self,
+        repository: str,
+        name: str,
+        content: bytes,
+        *,
+        large: bool = True,
+        commit: str = COMMIT,
+        storage: WeightServer | None = None,
+        **options: Any,
     ) -> ServedFile:
-        """Serve a file as the hub does, under `main` and its commit: large ones by a redirect to a storage path."""
+        """Serve a file as the hub does, under `main` and its commit: large ones by a redirect to `storage`."""
+        keeper = storage or self
         sha256 = hashlib.sha256(content).hexdigest()
         git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         headers = {"X-Repo-Commit": commit}
         if large:
             headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
-            served = self.add(f"/storage/{sha256}", content, **options)
-            entry = ServedFile(b"", '"pointer"', headers, redirect=f"{self.url}/storage/{sha256}")
+            served = keeper.add(f"/storage/{sha256}", content, **options)
+            entry = ServedFile(b"", '"pointer"', headers, redirect=f"{keeper.url}/storage/{sha256}")
         else:
             entry = served = ServedFile(content, f'"{git}"', headers, **options)
         for revision in ("main", commit):
@@ -187,6 +197,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._head(206 if start else 200, headers, file.etag)
         if self.command == "HEAD":
             return
+        if fault.hold is not None:
+            fault.hold.wait()
         limit = fault.cut_after if fault.cut_after is not None else fault.stall_after
         self.wfile.write(body if limit is None else body[:limit])
         self.wfile.flush()

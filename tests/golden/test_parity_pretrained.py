@@ -1,8 +1,15 @@
 """The registry against OpenCLIP's, pair by pair; and its hub cache against `huggingface_hub`."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from clip_testkit.fetching import fetch_settings
+from clip_testkit.weightserver import serving
 from clip_trainer.pretrained import registry
+from clip_trainer.pretrained.hub import Hub
 
 pytestmark = pytest.mark.parity
 
@@ -36,3 +43,46 @@ def test_the_same_lookups(open_clip):
     for model, tag in [*pairs, ("RN50", "OpenAI"), ("RN50", "none"), ("none", "openai")]:
         assert registry.is_pretrained_cfg(model, tag) == oracle.is_pretrained_cfg(model, tag)
         assert registry.get_pretrained_url(model, tag) == oracle.get_pretrained_url(model, tag)
+
+
+HUB_CLIENT = """
+import sys
+from huggingface_hub import hf_hub_download
+endpoint, cache, *files = sys.argv[1:]
+for name in files:
+    print(hf_hub_download("org/model", name, cache_dir=cache, endpoint=endpoint))
+"""
+FILES = {"open_clip_model.safetensors": b"weights" * 1000, "open_clip_config.json": b"{}"}
+
+
+def run_hub_client(endpoint, cache, **environ):
+    environ = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environ}
+    command = [sys.executable, "-c", HUB_CLIENT, endpoint, str(cache), *FILES]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture(name="server")
+def _server():
+    weights, config = FILES
+    with serving() as server, serving() as storage:
+        server.add_hub_file("org/model", weights, FILES[weights], storage=storage)
+        server.add_hub_file("org/model", config, FILES[config], large=False)
+        yield server
+
+
+def test_huggingface_hub_finds_what_we_fetched(server, tmp_path):
+    hub = Hub(fetch_settings(tmp_path, server))
+    ours = [str(hub.fetch("org/model", name)) for name in FILES]
+    server.requests.clear()
+    assert run_hub_client(server.url, tmp_path / "hub", HF_HUB_OFFLINE="1") == ours
+    assert server.requests == []
+
+
+def test_we_find_what_huggingface_hub_fetched(server, tmp_path):
+    theirs = run_hub_client(server.url, tmp_path / "hub", HF_HUB_OFFLINE="0")
+    server.requests.clear()
+    hub = Hub(fetch_settings(tmp_path, server))
+    assert [str(hub.fetch("org/model", name)) for name in FILES] == theirs
+    assert server.requests == []

@@ -106,8 +106,8 @@ def _hub_location(text: str) -> HubLocation:
         revision, _, filename = tail.partition("/")
         revision = unquote(revision)
     else:
-        organisation, repository, *path = [*rest.split("/", 2), ""][:3]
-        name, filename = "/".join(filter(None, (organisation, repository))), path[0] if path else ""
+        parts = rest.split("/", 2)
+        name, filename = "/".join(parts[:2]), "".join(parts[2:])
     return HubLocation(checked_repository(name), checked_revision(revision), checked_filename(filename))
 
 
