@@ -89,5 +89,5 @@ def samples(rows: int, seed: int = 1) -> Part:
 
 def pieces(rows: int, sizes: list[int], seed: int = 1) -> list[Part]:
     """The same samples in micro-batches."""
-    image, text, labels = samples(rows, seed)
-    return list(zip(image.split(sizes), text.split(sizes), labels.split(sizes), strict=True))
+    columns = [torch.split(tensor, sizes) for tensor in samples(rows, seed)]
+    return [(image, text, labels) for image, text, labels in zip(*columns, strict=True)]

@@ -1,14 +1,11 @@
-"""The tiled loss equals the dense one, whatever the tile and however the batch is spread over ranks."""
-
-from pathlib import Path
+"""The tiled loss equals the dense one, whatever the tile. For several ranks see test_trainer_loss_ranks.py."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_testkit.contrastive import dense, features, rank_gradients
-from clip_testkit.ranks import run_ranks
+from clip_testkit.contrastive import dense, features
 from clip_trainer.loss import ContrastiveLoss
 
 
@@ -110,37 +107,26 @@ def test_the_tile_must_be_positive():
         ContrastiveLoss(0)
 
 
-@pytest.mark.parametrize(
-    ("counts", "tile"),
-    [
-        ([4, 4], 3),
-        ([7, 2], 4),
-        ([5, 1, 3], 2),
-        ([0, 6, 2], 64),
-        ([3, 3, 3, 3], 3),
-        ([1, 8, 2, 5], 3),
-        ([0, 0, 0, 4], 2),
-    ],
-)
-def test_ranks_together_equal_one_process(tmp_path: Path, counts, tile):
-    """Sums over ranks of contribution and scale gradient, and every row's gradient, equal the full batch's."""
-    ranks = list(range(len(counts)))
-    parts = run_ranks(len(counts), tmp_path, rank_gradients, counts, 5, tile, 11, ranks)
-    loss, (d_image, d_text, d_scale) = reference(sum(counts), 5, 11)
-    assert sum(part[0] for part in parts) == pytest.approx(float(loss), rel=1e-12)
-    assert sum(part[3] for part in parts) == pytest.approx(float(d_scale), rel=1e-12, abs=1e-14)
-    for column, expected in ((1, d_image), (2, d_text)):
-        gathered = torch.tensor([row for part in parts for row in part[column]], dtype=torch.float64)
-        torch.testing.assert_close(gathered, expected, rtol=1e-12, atol=1e-12)
+def test_a_bias_has_no_influence_and_a_gradient_of_zero():
+    image, text, scale = features(6, 4, 1)
+    bias = torch.tensor(-10.0, dtype=torch.float64, requires_grad=True)
+    out = ContrastiveLoss(4)(image, text, scale, logit_bias=bias)
+    assert out == ContrastiveLoss(4)(image, text, scale)
+    assert torch.autograd.grad(out, bias)[0].item() == 0.0
 
 
-def test_a_group_inside_a_larger_world_shares_its_own_batch(tmp_path: Path):
-    parts = run_ranks(3, tmp_path, rank_gradients, [3, 2], 5, 2, 4, [0, 2])
-    loss, (d_image, _, _) = reference(5, 5, 4)
-    assert parts[0][0] + parts[2][0] == pytest.approx(float(loss), rel=1e-12)
-    torch.testing.assert_close(torch.tensor(parts[2][1], dtype=torch.float64), d_image[3:], rtol=1e-12, atol=1e-12)
+def test_without_gradients_the_loss_is_the_same():
+    image, text, scale = features(9, 4, 1)
+    with torch.no_grad():
+        quick = ContrastiveLoss(4)(image, text, scale)
+    assert not quick.requires_grad
+    assert torch.equal(quick, ContrastiveLoss(4)(image, text, scale).detach())
 
 
-def test_a_failing_rank_is_reported_by_the_testkit(tmp_path: Path):
-    with pytest.raises(RuntimeError, match=r"rank 0 failed.*counts names 1 ranks"):
-        run_ranks(2, tmp_path, rank_gradients, [4], 5, 2, 4, [0, 1])
+def test_a_scale_of_shape_one_is_a_number():
+    image, text, scale = features(6, 4, 1)
+    boxed = scale.detach().reshape(1).requires_grad_()
+    out = ContrastiveLoss(4)(image, text, boxed)
+    assert out.ndim == 0
+    wanted = torch.autograd.grad(ContrastiveLoss(4)(image, text, scale), scale)[0]
+    assert torch.equal(torch.autograd.grad(out, boxed)[0], wanted.reshape(1))

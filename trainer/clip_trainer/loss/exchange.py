@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 
 class Exchange(Protocol):
@@ -131,3 +132,19 @@ def exchange_for(rows: int, group: dist.ProcessGroup | None, counts: Sequence[in
     if group is None or world == 1:
         return SingleProcess(rows)
     return GroupExchange(group, counts)
+
+
+class GatherRows(torch.autograd.Function):
+    """`Exchange.gather_rows` as a differentiable function: the gradient of a row is the sum over ranks."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, exchange: Exchange) -> tuple[Tensor, ...]:
+        """Every rank's rows."""
+        ctx.exchange = exchange  # type: ignore[attr-defined]
+        return tuple(block.clone() for block in exchange.gather_rows(rows))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *blocks: Tensor) -> tuple[Tensor, None]:
+        """This rank's share of what all ranks have."""
+        exchange: Exchange = ctx.exchange  # type: ignore[attr-defined]
+        return exchange.reduce_rows(blocks), None

@@ -156,7 +156,8 @@ def _feature_gradients(terms: LossTerms, features: Features, upstream: float) ->
 def _split(gradients: Features, sizes: Sequence[int]) -> Iterator[Features]:
     """The gradients of each piece. Scale and bias are numbers of the whole batch, so theirs enter once."""
     scale, bias = gradients.scale, gradients.bias
-    for image, text in zip(gradients.image.split(list(sizes)), gradients.text.split(list(sizes)), strict=True):
+    images, texts = torch.split(gradients.image, list(sizes)), torch.split(gradients.text, list(sizes))
+    for image, text in zip(images, texts, strict=True):
         yield Features(image, text, scale, bias)
         scale, bias = torch.zeros_like(scale), None if bias is None else torch.zeros_like(bias)
 
