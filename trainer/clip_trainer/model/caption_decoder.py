@@ -28,6 +28,9 @@ class CrossAttentionBlock(ResidualAttentionBlock):
     def __init__(self, width: int, heads: int, mlp_ratio: float, options: BlockConfig, *, quick_gelu: bool) -> None:
         super().__init__(width, heads, mlp_ratio, options, quick_gelu=quick_gelu)
         self.ln_1_kv = LayerNorm(width)
+        for name in ("ln_2", "mlp", "ls_2"):
+            # Behind the norm: optimiser checkpoints of OpenCLIP number parameters in its order.
+            self._modules[name] = self._modules.pop(name)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         """Map [n, tokens, width] to the same shape, given what to look at [n, others, width]."""

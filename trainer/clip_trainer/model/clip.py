@@ -39,6 +39,10 @@ class CLIP(ClipModel, TextTower):
         )
         self._join(config)
         self.visual = build_vision(config, speed_ups)
+        for name in ("transformer", "token_embedding", "ln_final", "text_projection"):
+            if name in self._modules:
+                # Behind `visual`: optimiser checkpoints of OpenCLIP number parameters in its order.
+                self._modules[name] = self._modules.pop(name)
 
     def encode_text(self, text: Tensor, normalize: bool = False, text_length: int | None = None) -> Tensor:
         """See `ClipModel.encode_text`."""

@@ -114,11 +114,11 @@ class ClipModel(nn.Module):
             image: normalised images [n, 3, height, width].
             text: token ids [n, context_length].
             image_indices: wanted blocks of the image tower: the last n, the given ones, or all (None).
-            text_indices: wanted blocks of the text tower.
+            text_indices: the same of the text tower.
             stop_early: compute no block after the last wanted one.
             normalize: scale features to unit length.
             normalize_intermediates: apply the towers' final norm to each intermediate.
-            intermediates_only: leave features (and logits) out; nothing is normalised then.
+            intermediates_only: leave features and logits out.
             image_output_fmt: "NCHW" or "NLC".
             image_output_extra_tokens: also return class tokens of the image tower.
             text_output_fmt: "NLC".
@@ -132,29 +132,20 @@ class ClipModel(nn.Module):
         wants_logits = output_logits and not intermediates_only
         if wants_logits and (image is None or text is None):
             raise ValueError("both images and text are required to compute logits")
-        tower: Any = self.visual
-        towers: dict[str, Any] = {}
+        common: dict[str, Any] = {
+            "stop_early": stop_early,
+            "normalize_intermediates": normalize_intermediates,
+            "intermediates_only": intermediates_only,
+        }
+        found: dict[str, Any] = {}
         if image is not None:
-            towers |= tower.forward_intermediates(
-                image,
-                indices=image_indices,
-                stop_early=stop_early,
-                normalize_intermediates=normalize_intermediates,
-                intermediates_only=intermediates_only,
-                output_fmt=image_output_fmt,
-                output_extra_tokens=image_output_extra_tokens,
-            )
+            tower: Any = self.visual
+            shape = {"output_fmt": image_output_fmt, "output_extra_tokens": image_output_extra_tokens}
+            found |= tower.forward_intermediates(image, indices=image_indices, **shape, **common)
         if text is not None:
-            towers |= self._text_intermediates(
-                text,
-                indices=text_indices,
-                stop_early=stop_early,
-                normalize_intermediates=normalize_intermediates,
-                intermediates_only=intermediates_only,
-                output_fmt=text_output_fmt,
-                output_extra_tokens=text_output_extra_tokens,
-            )
-        return joint_output(self, towers, normalize and not intermediates_only, wants_logits, output_logit_scale_bias)
+            shape = {"output_fmt": text_output_fmt, "output_extra_tokens": text_output_extra_tokens}
+            found |= self._text_intermediates(text, indices=text_indices, **shape, **common)
+        return joint_output(self, found, normalize and not intermediates_only, wants_logits, output_logit_scale_bias)
 
     @abstractmethod
     def _text_intermediates(self, text: Tensor, **options: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class PatchDropout(nn.Module):
 
     @rate.setter
     def rate(self, rate: float) -> None:
+        """Change it; ValueError unless 0 <= rate < 1."""
         if not 0 <= rate < 1:
             raise ValueError(f"the patch dropout rate is {rate}; it must be at least 0 and below 1")
         self._rate = rate

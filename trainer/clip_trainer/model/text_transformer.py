@@ -37,7 +37,9 @@ class TextTower(nn.Module):
         positions = config.context_length + config.embed_cls
         self.cls_emb = nn.Parameter(torch.empty(width)) if config.embed_cls else None
         self.positional_embedding = nn.Parameter(torch.empty(positions, width))
-        self.text_projection = _projection(config, embed_dim)
+        # Not nn.Embedding(...): its own normal_() on the meta device imports torch's compiler, 4 CPU-seconds a start.
+        table = torch.empty(config.vocab_size, width)
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.transformer = Transformer(
             width=width,
             layers=config.layers,
@@ -47,10 +49,8 @@ class TextTower(nn.Module):
             quick_gelu=quick_gelu,
             causal=not config.no_causal_mask,
         )
-        # Not nn.Embedding(...): its own normal_() on the meta device imports torch's compiler, 4 CPU-seconds a start.
-        table = torch.empty(config.vocab_size, width)
-        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.ln_final = make_norm(width, config.norm_kwargs)
+        self.text_projection = _projection(config, embed_dim)
         one_token = config.embed_cls or config.pool_type != "none"
         self.pooled_text_block = pooled_last_block and one_token and not config.output_tokens
 
