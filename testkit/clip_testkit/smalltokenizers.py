@@ -78,7 +78,7 @@ def sentencepiece(path: Path, kind: str) -> Path:
     """A SentencePiece model: `t5` (unigram) or `gemma` (BPE with bytes for what it does not know)."""
     import sentencepiece as spm
 
-    common = {"pad_id": 0, "eos_id": 1, "hard_vocab_limit": False, "minloglevel": 2}
+    common: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "hard_vocab_limit": False, "minloglevel": 2}
     options: dict[str, Any] = {"vocab_size": 80, "unk_id": 2, "bos_id": -1}
     if kind == "gemma":
         options = {"model_type": "bpe", "vocab_size": 400, "bos_id": 2, "unk_id": 3, "byte_fallback": True}

@@ -10,7 +10,8 @@ from clip_trainer.vision.geometry import (
     Crop,
     KeyedStream,
     central_part,
-    central_square,
+    centred,
+    kept_ratio_size,
     random_crop,
     shortest_side_size,
 )
@@ -87,9 +88,23 @@ def test_the_shorter_side_becomes_the_size(size, expected):
 
 @given(height=st.integers(224, 3000), width=st.integers(224, 3000))
 def test_the_central_square_is_central(height, width):
-    square = central_square(height, width, 224)
+    square = centred(height, width, 224, 224)
     assert abs((square.top + 112) - height / 2) <= 0.5
     assert abs((square.left + 112) - width / 2) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "longest", "expected"),
+    [
+        ((480, 640), (224, 224), 1, (168, 224)),
+        ((480, 640), (224, 224), 0, (224, 299)),
+        ((480, 640), (100, 300), 0, (225, 300)),
+        ((480, 640), (100, 300), 1, (100, 133)),
+        ((1, 1000), (32, 32), 1, (1, 32)),
+    ],
+)
+def test_scaling_by_one_factor(size, target, longest, expected):
+    assert kept_ratio_size(*size, target, longest) == expected
 
 
 @given(height=SIDES, width=SIDES)

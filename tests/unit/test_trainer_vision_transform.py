@@ -12,6 +12,7 @@ from PIL import Image
 
 from clip_trainer.vision import OPENAI_MEAN, OPENAI_STD, eval_transform, normalize, train_transform
 from clip_trainer.vision.geometry import KeyedStream, random_crop
+from clipctl.contract.sections import AugmentSection
 
 
 def picture(height=90, width=70, seed=0):
@@ -55,11 +56,16 @@ def test_training_pixels_are_pillows_within_two_levels(key):
 )
 def test_any_size_of_image_gives_the_size_asked_for(height, width, size, key):
     image = np.full((height, width, 3), 128, dtype=np.uint8)
-    for result in (train_transform(image, size, key), eval_transform(image, size)):
-        assert result.shape == (3, size, size)
-        assert result.dtype == torch.uint8
-        assert result.is_contiguous()
-        assert (result == 128).all()
+    for shape in (size, (size, 2 * size + 1)):
+        for result in (train_transform(image, shape, key), eval_transform(image, shape)):
+            check(result, (size, size) if shape == size else shape)
+
+
+def check(result, shape):
+    assert result.shape == (3, *shape)
+    assert result.dtype == torch.uint8
+    assert result.is_contiguous()
+    assert (result == 128).all()
 
 
 def test_tensors_and_read_only_arrays_are_fine():
@@ -74,10 +80,11 @@ def test_tensors_and_read_only_arrays_are_fine():
 def test_a_small_scale_zooms_in():
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     image[:, 32:] = 255
-    wide = train_transform(image, 16, 9, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    whole = AugmentSection(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    wide = train_transform(image, 16, 9, whole)
     assert wide[0, 8, 0] == 0
     assert wide[0, 8, -1] == 255
-    near = [train_transform(image, 16, key, scale=(0.02, 0.02)) for key in range(20)]
+    near = [train_transform(image, 16, key, AugmentSection(scale=(0.02, 0.02))) for key in range(20)]
     assert any(len(crop.unique()) == 1 for crop in near)
 
 

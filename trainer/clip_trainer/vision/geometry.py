@@ -72,10 +72,10 @@ def random_crop(
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top, left = stream.below(height - crop_height + 1), stream.below(width - crop_width + 1)
             return Crop(top, left, crop_height, crop_width)
-    return _central_crop(height, width, ratio)
+    return largest_central_crop(height, width, ratio)
 
 
-def _central_crop(height: int, width: int, ratio: tuple[float, float]) -> Crop:
+def largest_central_crop(height: int, width: int, ratio: tuple[float, float]) -> Crop:
     """The largest central crop whose aspect ratio is allowed; for images too long for `random_crop`."""
     crop_height, crop_width = height, width
     if width / height < ratio[0]:
@@ -101,6 +101,20 @@ def shortest_side_size(height: int, width: int, size: int) -> tuple[int, int]:
     return size, int(size * width / height)
 
 
-def central_square(height: int, width: int, size: int) -> Crop:
-    """The central size x size square (odd remainders rounded half to even, as torchvision does)."""
-    return Crop(round((height - size) / 2.0), round((width - size) / 2.0), size, size)
+def kept_ratio_size(height: int, width: int, target: tuple[int, int], longest: float) -> tuple[int, int]:
+    """Height and width after scaling by one factor until a side equals the target's (timm's formula).
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        target: height and width wanted.
+        longest: 1 to fit inside the target, 0 to cover it, between them a mixture.
+    """
+    tall, wide = height / target[0], width / target[1]
+    shrink = max(tall, wide) * longest + min(tall, wide) * (1.0 - longest)
+    return max(1, round(height / shrink)), max(1, round(width / shrink))
+
+
+def centred(height: int, width: int, crop_height: int, crop_width: int) -> Crop:
+    """The rectangle in the middle (odd remainders rounded half to even, as torchvision does)."""
+    return Crop(round((height - crop_height) / 2.0), round((width - crop_width) / 2.0), crop_height, crop_width)

@@ -1,4 +1,4 @@
-"""Pixels to model input: crop, resize, normalise.
+"""Pixels to model input in training and evaluation: cut, resize, vary, normalise.
 
 Images stay uint8 until they are on the device (a quarter of the bytes to move); `normalize` finishes there.
 """
@@ -14,58 +14,66 @@ from torch import Tensor
 from torch.nn import functional
 
 from clip_trainer.vision.decode import Pixels
-from clip_trainer.vision.geometry import KeyedStream, central_part, central_square, random_crop, shortest_side_size
+from clip_trainer.vision.geometry import KeyedStream, central_part, random_crop
+from clip_trainer.vision.preprocess import OPENAI_PREPROCESS, Preprocess
+from clip_trainer.vision.resizing import Size, evaluation_steps, height_width
+from clip_trainer.vision.variation import vary
+from clipctl.contract.sections import AugmentSection
 
 
 def train_transform(
     image: Pixels | Tensor,
-    size: int,
+    size: Size,
     key: int,
-    *,
-    scale: tuple[float, float] = (0.9, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    augment: AugmentSection | None = None,
+    preprocess: Preprocess = OPENAI_PREPROCESS,
 ) -> Tensor:
-    """A random crop resized to a square: OpenCLIP's training augmentation.
+    """A random crop, resized, and what else the run's `data.augment` asks for.
 
     Args:
         image: uint8 RGB [height, width, 3].
-        size: side of the result, pixels.
-        key: 64 bits that decide the crop; nothing else does (no global generator, no clock, no worker number).
-        scale: least and greatest fraction of the image's area.
-        ratio: least and greatest aspect ratio of the crop.
+        size: side, or height and width, of the result in pixels.
+        key: 64 bits that decide every draw; nothing else does (no global generator, no clock, no worker number).
+        augment: default: OpenCLIP's, only the crop.
+        preprocess: mean and std of the noise that erased rectangles are filled with.
 
     Returns:
-        uint8 [3, size, size].
+        uint8 [3, height, width].
     """
+    augment = AugmentSection() if augment is None else augment
     pixels = np.asarray(image)
-    crop = random_crop(pixels.shape[0], pixels.shape[1], KeyedStream(key), scale, ratio)
+    stream = KeyedStream(key)
+    scale, ratio = (augment.scale[0], augment.scale[1]), (augment.ratio[0], augment.ratio[1])
+    crop = random_crop(pixels.shape[0], pixels.shape[1], stream, scale, ratio)
     # torch warns about read-only memory; only then is the crop copied.
     cut = np.require(crop.of(pixels), requirements="W")
     planes = torch.from_numpy(cut).permute(2, 0, 1).unsqueeze(0)
     # Pillow's bicubic filter with its antialiasing, on uint8 (within 2/255 of Pillow itself).
-    resized = functional.interpolate(planes, size=(size, size), mode="bicubic", antialias=True)
-    return resized[0].contiguous()
+    resized = functional.interpolate(planes, size=height_width(size), mode="bicubic", antialias=True)
+    return vary(resized[0].contiguous(), key, augment, preprocess)
 
 
-def eval_transform(image: Pixels | Tensor, size: int) -> Tensor:
-    """The centre of the image, its shorter side scaled to `size`: OpenCLIP's evaluation transform.
+def eval_transform(image: Pixels | Tensor, size: Size, preprocess: Preprocess = OPENAI_PREPROCESS) -> Tensor:
+    """What OpenCLIP's evaluation transform does, up to the normalisation.
 
-    Pillow resizes, as in OpenCLIP, so the pixels are the same. An image longer than 512:1 is first cut to that ratio
-    around its centre, of which nothing else is used: a strip of one pixel by a million would need gigabytes.
+    Pillow resizes, as in OpenCLIP, so the pixels are the same. An image longer than 512:1 of which only the centre is
+    used is first cut to that ratio: a strip of one pixel by a million would need gigabytes.
 
     Args:
         image: uint8 RGB [height, width, 3].
-        size: side of the result, pixels.
+        size: side, or height and width, of the result in pixels.
+        preprocess: how to resize.
 
     Returns:
-        uint8 [3, size, size].
+        uint8 [3, height, width].
     """
     pixels = np.asarray(image)
-    pixels = central_part(pixels.shape[0], pixels.shape[1]).of(pixels)
-    height, width = shortest_side_size(pixels.shape[0], pixels.shape[1], size)
-    resized = Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
-    square = central_square(height, width, size).of(np.asarray(resized))
-    return torch.from_numpy(square.transpose(2, 0, 1).copy())
+    if preprocess.resize_mode == "shortest":
+        pixels = central_part(pixels.shape[0], pixels.shape[1]).of(pixels)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    for step in evaluation_steps(size, preprocess.resize_mode, preprocess.interpolation, preprocess.fill_color):
+        picture = step(picture)
+    return torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
 
 
 def normalize(batch: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
