@@ -33,8 +33,12 @@ class Preprocess:
     def overlaid(self, overlay: Mapping[str, Any]) -> Preprocess:
         """With the values of `overlay` that are not None; keys that are no fields here are passed over."""
         known = {field.name for field in fields(self)}
-        given: dict[str, Any] = {key: value for key, value in overlay.items() if key in known and value is not None}
-        return replace(self, **{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in overlay.items()
+            if key in known and value is not None
+        }
+        return replace(self, **given)
 
     def to_dict(self) -> dict[str, object]:
         """As `preprocess_cfg` has it."""
