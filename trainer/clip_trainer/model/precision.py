@@ -92,11 +92,11 @@ def cast_parameters(model: ClipModel, precision: Precision) -> None:
             if isinstance(module, LayerNorm):
                 module.to(precision.other_dtype)
     else:
-        for tensor in _matrices(model):
+        for tensor in matrices(model):
             tensor.data = tensor.data.to(precision.weight_dtype)
 
 
-def _matrices(model: nn.Module) -> Iterator[Tensor]:
+def matrices(model: nn.Module) -> Iterator[Tensor]:
     """What the `bf16` and `fp16` modes store in low precision."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):
