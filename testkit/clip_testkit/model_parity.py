@@ -13,8 +13,13 @@ from torch import Tensor
 from clip_trainer.model import ClipConfig, ClipModel, SpeedUps, create_model
 
 
-def oracle_for(config: ClipConfig) -> Any:
-    """OpenCLIP's model of a configuration, on the CPU, with its own random weights."""
+def oracle_for(config: ClipConfig, **options: Any) -> Any:
+    """OpenCLIP's model of a configuration, on the default device, with its own random weights.
+
+    Args:
+        config: of the model.
+        options: further arguments of OpenCLIP's class.
+    """
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
 
@@ -24,7 +29,7 @@ def oracle_for(config: ClipConfig) -> Any:
     assert isinstance(text, dict)
     if config.text.kind == "hf":
         text["hf_model_pretrained"] = False
-    return {"clip": CLIP, "custom_text": CustomTextCLIP, "coca": CoCa}[config.kind](**fields)
+    return {"clip": CLIP, "custom_text": CustomTextCLIP, "coca": CoCa}[config.kind](**fields, **options)
 
 
 def paired_models(config: ClipConfig, dtype: torch.dtype, speed_ups: SpeedUps | None = None) -> tuple[ClipModel, Any]:
