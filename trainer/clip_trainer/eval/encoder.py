@@ -59,11 +59,11 @@ class Encoder:
 
 def encoder_for(model: Any, precision: Precision, device: torch.device, preprocess: Preprocess) -> Encoder:
     """The encoder of one of our models, with the tokenizer and the image size of its configuration."""
-    size = model.config.vision.image_hw[0]
+    size = model.visual.image_size
     return Encoder(
         model=model,
         tokenize=tokenizer_for(model.config.text),
-        transform=lambda pixels: eval_transform(pixels, size),
+        transform=lambda pixels: eval_transform(pixels, size, preprocess),
         preprocess=preprocess,
         precision=precision,
         device=device,
