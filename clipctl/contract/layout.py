@@ -18,6 +18,8 @@ LATEST = "LATEST"
 RESULTS = "results.json"
 STATUS = "status.json"
 LOSS_CURVE = "loss.png"
+TENSORBOARD = "tensorboard/"
+WANDB = "wandb/"
 
 _COMMIT = re.compile(r"commits/step-([0-9]{8,})\.inc-([0-9]{6,})\.json")
 _INCARNATION = re.compile(r"incarnations/([0-9]{6,})\.json")

@@ -1,7 +1,7 @@
 """Which evaluation is due after which step."""
 
 from clip_testkit.rankwork import group_of
-from clip_trainer.eval.frequency import Frequency
+from clip_trainer.eval.frequency import Frequency, only_by_epoch
 from clipctl.contract.sections import EvalSection
 
 ALONE = group_of(0, 1)
@@ -21,6 +21,10 @@ def frequency(epoch=100, clock=None, **section):
     return Frequency(EvalSection.model_validate(raw), ALONE, epoch, clock or Clock())
 
 
+def by_epoch(**section):
+    return only_by_epoch(EvalSection.model_validate({"retrieval": {"data": "x"}, **section}))
+
+
 def due_steps(found, steps, name="retrieval"):
     return [step for step in range(1, steps + 1) if name in found.due(step, (step - 1) * BATCH, step * BATCH)]
 
@@ -31,13 +35,14 @@ def retrieval(**every):
 
 def test_by_default_nothing_is_due_on_the_way():
     assert due_steps(frequency(), 50) == []
-    assert frequency().by_epoch
+    assert by_epoch()
+    assert by_epoch(**retrieval(epochs=2.0))
 
 
 def test_by_steps():
     found = frequency(every_steps=3)
     assert due_steps(found, 10) == [3, 6, 9]
-    assert not found.by_epoch
+    assert not by_epoch(every_steps=3)
 
 
 def test_its_own_steps_replace_the_common_ones():
@@ -51,7 +56,7 @@ def test_its_own_steps_replace_the_common_ones():
 def test_by_epochs():
     found = frequency(epoch=95, **retrieval(epochs=1.0))
     assert due_steps(found, 30) == [10, 19, 29]  # the step in which an epoch ends
-    assert found.by_epoch
+    assert not by_epoch(**retrieval(epochs=0.5))
 
 
 def test_by_parts_of_epochs_and_several_epochs():
@@ -79,7 +84,7 @@ def test_by_time():
     assert not found.due(3, 20, 30)
     clock.now = 121.0
     assert found.due(4, 30, 40) == {"retrieval"}
-    assert not found.by_epoch
+    assert not by_epoch(**retrieval(seconds=60))
 
 
 def test_the_clock_of_rank_0_decides():

@@ -10,11 +10,25 @@ from clip_trainer.train.group import Group
 from clipctl.contract.sections import EvalSection, EverySection
 
 
+def frequencies(section: EvalSection) -> dict[str, EverySection]:
+    """The frequency of each evaluation by name; one without its own follows `eval.every_steps`."""
+    default = EverySection(steps=section.every_steps)
+    own = {name: one.every for name, one in section.classification_sets().items()}
+    if section.retrieval is not None:
+        own["retrieval"] = section.retrieval.every
+    return {name: every or default for name, every in own.items()}
+
+
+def only_by_epoch(section: EvalSection) -> bool:
+    """Whether nothing is evaluated on the way except at ends of epochs, as in OpenCLIP."""
+    return not any(every.steps or every.seconds or (every.epochs or 1) % 1 for every in frequencies(section).values())
+
+
 class Frequency:
     """Says after each step what is due.
 
     Args:
-        section: the frequencies; an evaluation without its own follows `eval.every_steps`.
+        section: the frequencies.
         group: the ranks; rank 0's clock counts.
         epoch: samples of the training data.
         monotonic: seconds, for `every.seconds`, which counts from here and from each evaluation.
@@ -23,19 +37,10 @@ class Frequency:
     def __init__(
         self, section: EvalSection, group: Group, epoch: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        default = EverySection(steps=section.every_steps)
-        own = {name: one.every for name, one in section.classification_sets().items()}
-        if section.retrieval is not None:
-            own["retrieval"] = section.retrieval.every
-        self._every = {name: every or default for name, every in own.items()}
+        self._every = frequencies(section)
         self._group, self._epoch, self._monotonic = group, epoch, monotonic
         self._evaluated = dict.fromkeys(self._every, monotonic())
         self._timed = any(every.seconds for every in self._every.values())
-
-    @property
-    def by_epoch(self) -> bool:
-        """Whether nothing is evaluated on the way except at ends of epochs, as in OpenCLIP."""
-        return not any(every.steps or every.seconds for every in self._every.values())
 
     def due(self, step: int, before: int, after: int) -> frozenset[str]:
         """What is due after a step, equal on every rank. Collective if anything goes by time.
