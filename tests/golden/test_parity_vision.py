@@ -1,11 +1,24 @@
 """Evaluation pixels equal OpenCLIP's transform, training pixels its crop and resize."""
 
+import io
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from clip_trainer.vision import OPENAI_MEAN, OPENAI_STD, eval_transform, normalize, train_transform
+from clip_testkit.pictures import MODES, picture
+from clip_trainer.vision import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Preprocess,
+    decode_image,
+    eval_transform,
+    normalize,
+    train_transform,
+)
+from clip_trainer.vision.color import ADJUSTMENTS, to_gray
 from clip_trainer.vision.geometry import KeyedStream, random_crop
 
 pytestmark = pytest.mark.parity
@@ -37,6 +50,68 @@ def test_evaluation_is_bit_equal(open_clip, height, width, size):
     expected = image_transform(size, is_train=False)(Image.fromarray(image))
     actual = normalize(eval_transform(image, size).unsqueeze(0), OPENAI_MEAN, OPENAI_STD)[0]
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("target", [40, (24, 56), (56, 24)])
+def test_evaluation_of_every_mode_is_bit_equal(open_clip, resize_mode, interpolation, target):
+    from open_clip.transform import image_transform
+
+    preprocess = Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation, resize_mode, fill_color=123)
+    theirs = image_transform(target, is_train=False, **asdict(preprocess))
+    for height, width in SIZES:
+        if resize_mode == "longest" and max(height, width) > 50 * min(height, width):
+            continue  # theirs fails where a side rounds to nothing
+        image = noise(height, width)
+        pixels = eval_transform(image, target, preprocess)
+        assert torch.equal(normalize(pixels[None], preprocess.mean, preprocess.std)[0], theirs(Image.fromarray(image)))
+
+
+FILE_FORMATS = {
+    "RGB": "PNG",
+    "CMYK": "JPEG",
+    "YCbCr": "JPEG",
+    "LAB": "TIFF",
+    "F": "TIFF",
+    "I": "TIFF",
+    "PA": None,
+    "HSV": None,
+}
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if FILE_FORMATS.get(mode, "PNG")])
+def test_decoded_files_equal_what_openclip_reads(mode):
+    """WebDataset's `pilrgb`, which OpenCLIP trains with, and ImageFolder: open, convert to RGB."""
+    buffer = io.BytesIO()
+    picture(37, 53, mode).save(buffer, FILE_FORMATS.get(mode, "PNG"))
+    try:
+        expected = np.asarray(Image.open(buffer).convert("RGB"))
+    except ValueError:
+        with pytest.raises(ValueError, match="damaged"):
+            decode_image(buffer.getvalue())
+        return
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()), expected)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_colour_changes_are_torchvisions(open_clip, index):
+    from torchvision.transforms import functional
+
+    name = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")[index]
+    factors = np.linspace(-0.5, 0.5, 41) if name == "adjust_hue" else np.linspace(0, 2.5, 41)
+    for mode in ("RGB", "L"):
+        image = picture(33, 47, mode)
+        for factor in factors.tolist():
+            expected = getattr(functional, name)(image, factor)
+            np.testing.assert_array_equal(np.asarray(ADJUSTMENTS[index](image, factor)), np.asarray(expected))
+
+
+def test_gray_is_torchvisions(open_clip):
+    from torchvision.transforms import functional
+
+    image = picture(33, 47)
+    np.testing.assert_array_equal(np.asarray(to_gray(image)), np.asarray(functional.to_grayscale(image, 3)))
 
 
 @pytest.mark.parametrize("key", range(12))
