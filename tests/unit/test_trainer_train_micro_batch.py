@@ -30,7 +30,7 @@ def test_sizes(batch, size, lengths):
     assert [len(part.images) for part in split(batch, size)] == lengths
 
 
-@pytest.mark.parametrize(("longest", "rounded"), [(1, 8), (4, 8), (8, 8), (9, 16), (16, 16)])
+@pytest.mark.parametrize(("longest", "rounded"), [(0, 8), (1, 8), (4, 8), (8, 8), (9, 16), (16, 16)])
 def test_text_length_is_rounded_up_within_the_context(batch, longest, rounded):
     batch.text_max_len = longest
     assert {part.text_length for part in split(batch, 3)} == {rounded}

@@ -26,7 +26,8 @@ def split(batch: Batch, size: int) -> Iterator[MicroBatch]:
     The text length is rounded up so that few different shapes occur, which compilers and allocators like.
     """
     samples, context = batch.tokens.shape
-    length = min(context, -(-batch.text_max_len // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+    longest = max(1, batch.text_max_len)  # towers want at least one token, also of no samples
+    length = min(context, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
     for start in range(0, max(samples, 1), size):
         end = start + size
         yield MicroBatch(batch.images[start:end], batch.tokens[start:end], length)
