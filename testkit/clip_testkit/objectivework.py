@@ -76,12 +76,11 @@ def tiny_model(name: str, setup: Setup | None = None) -> ClipModel:
 
 def objective_of(setup: Setup, model: ClipModel, group: Group) -> ModelObjective:
     """The objective of a setup."""
-    teacher = tiny_model("teacher").eval().requires_grad_(False) if setup.taught else None
-    runners = [m and Runner(m, FP64, OPENAI_PREPROCESS, CPU) for m in (model, teacher)]
-    assert runners[0] is not None
+    teacher = tiny_model("teacher").eval().requires_grad_(False)
     contrast = SigmoidLoss(setup.tile) if setup.kind == "siglip" else ContrastiveLoss(setup.tile)
     weights = LossWeights(setup.contrastive, 2.0 if setup.kind == "coca" else 0.0)
-    encoder = ModelEncoder(runners[0], runners[1])
+    student, taught_by = (Runner(m, FP64, OPENAI_PREPROCESS, CPU) for m in (model, teacher))
+    encoder = ModelEncoder(student, taught_by if setup.taught else None)
     return ModelObjective(encoder, group, contrast, weights, micro_batch=setup.micro_batch)
 
 
