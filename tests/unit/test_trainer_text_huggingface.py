@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from clip_testkit import smalltokenizers as small
-from clip_trainer.text import HFTokenizer, LoaderTokenizer, SigLipTokenizer, SimpleTokenizer, tokenizer_for
+from clip_trainer.text import (
+    HFTokenizer,
+    LoaderTokenizer,
+    SigLipTokenizer,
+    SimpleTokenizer,
+    tokenizer_folder,
+    tokenizer_for,
+)
 from clipctl.contract.errors import CorruptError, MissingError
 
 TEXTS = ["a photo of the cat", "A  Cat, &amp; dog!", "", "big " * 40]
@@ -156,6 +163,12 @@ def test_the_configuration_chooses_the_tokenizer(files):
     assert theirs.strip_sep_token
     elsewhere = tokenizer_for(text_settings(hf_tokenizer_name="org/name"), source=files.bert)
     assert torch.equal(elsewhere("a"), HFTokenizer(files.bert, 12)("a"))
+
+
+def test_models_in_a_folder_bring_their_tokenizer():
+    assert tokenizer_folder("local-dir:/models/a:b") == "/models/a:b"
+    assert tokenizer_folder("ViT-B-32") is None
+    assert tokenizer_folder("hf-hub:org/name") is None
 
 
 @pytest.mark.parametrize("kind", ["bpe", "kwargs", "hf"])

@@ -57,12 +57,22 @@ class Encoder:
         return torch.as_tensor(self.tokenize(list(texts))).to(self.device)
 
 
-def encoder_for(model: Any, precision: Precision, device: torch.device, preprocess: Preprocess) -> Encoder:
-    """The encoder of one of our models, with the tokenizer and the image size of its configuration."""
+def encoder_for(
+    model: Any, precision: Precision, device: torch.device, preprocess: Preprocess, tokenizer: str | None = None
+) -> Encoder:
+    """The encoder of one of our models, with the tokenizer and the image size of its configuration.
+
+    Args:
+        model: on the device.
+        precision: how to run the towers.
+        device: where they are.
+        preprocess: how to resize and normalise images.
+        tokenizer: folder of the tokenizer's files, if not where the configuration says.
+    """
     size = model.visual.image_size
     return Encoder(
         model=model,
-        tokenize=tokenizer_for(model.config.text),
+        tokenize=tokenizer_for(model.config.text, source=tokenizer),
         transform=lambda pixels: eval_transform(pixels, size, preprocess),
         preprocess=preprocess,
         precision=precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clip_trainer.text.bpe import CONTEXT_LENGTH, BpeTokenizer, padded_length, token_lengths
 from clip_trainer.text.clean import canonicalize_text, clean_function
-from clip_trainer.text.factory import LoaderTokenizer, tokenizer_for
+from clip_trainer.text.factory import LoaderTokenizer, tokenizer_folder, tokenizer_for
 from clip_trainer.text.huggingface import HFTokenizer
 from clip_trainer.text.siglip import SigLipTokenizer
 from clip_trainer.text.simple import SimpleTokenizer, decode, tokenize
@@ -22,5 +22,6 @@ __all__ = [
     "padded_length",
     "token_lengths",
     "tokenize",
+    "tokenizer_folder",
     "tokenizer_for",
 ]

@@ -62,6 +62,12 @@ def tokenizer_for(
     )
 
 
+def tokenizer_folder(model_name: str) -> str | None:
+    """Where the tokenizer files of a model are: in its own folder, if it is a `local-dir:` model."""
+    scheme, colon, folder = model_name.partition(":")
+    return folder if colon and scheme == "local-dir" else None
+
+
 class LoaderTokenizer:
     """A tokenizer for loader threads: captions to int64 arrays [n, context_length].
 
