@@ -11,10 +11,9 @@ from clip_testkit.training import SMALL_MODEL
 from clip_trainer.checkpoint.restore import restore
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
-from clip_trainer.checkpoint.tensors import Tensors, state_tensors
+from clip_trainer.checkpoint.tensors import OPTIMIZER, WEIGHTS, Tensors
 from clip_trainer.model import ClipModel, create_model
 from clip_trainer.model.config import ClipConfig
-from clip_trainer.optim import AdamWConfig, build_adamw
 from clip_trainer.train.group import Group
 from clipctl.contract.errors import CannotCreateError, ClipError, SpecError
 from clipctl.contract.store import ObjectStore, open_store
@@ -25,9 +24,9 @@ def group_of(rank: int, world: int) -> Group:
     return Group(rank, world, rank, torch.device("cpu"))
 
 
-def small_model(seed: int = 0) -> ClipModel:
+def small_model(seed: int = 0, precision: str = "fp32") -> ClipModel:
     """A model smaller than any built-in one."""
-    return create_model(ClipConfig.from_dict(SMALL_MODEL, "test"), "fp32", seed)
+    return create_model(ClipConfig.from_dict(SMALL_MODEL, "test"), precision, seed)
 
 
 def collectives(rank: int, world: int) -> dict[str, Any]:
@@ -96,8 +95,9 @@ def summed_gradients(rank: int, world: int, bucket: int) -> list[list[float]]:
 
 def trained_parts(seed: int) -> dict[str, Tensors]:
     """The state tensors of a small model, filled with noise."""
-    model = small_model()
-    parts = state_tensors(model, build_adamw(model, AdamWConfig(1e-3)))
+    weights = dict(small_model().state_dict())
+    moments = {f"{key}.{name}": torch.zeros_like(t) for key in ("exp_avg", "exp_avg_sq") for name, t in weights.items()}
+    parts = {WEIGHTS: weights, OPTIMIZER: moments}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensors in parts.values():

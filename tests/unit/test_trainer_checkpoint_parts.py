@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clip_trainer.checkpoint import retention
 from clip_trainer.checkpoint.incarnation import allocate, check_fence, newest_incarnation
 from clip_trainer.checkpoint.retention import MINIMUM_VERIFIED, Retention, expendable
-from clip_trainer.checkpoint.tensors import copy_into, partition, set_optimizer_step, state_tensors
+from clip_trainer.checkpoint.tensors import copy_into, partition
 from clipctl.contract.commits import list_checkpoints
 from clipctl.contract.errors import CorruptError, TryAgainError, UnavailableError
 from clipctl.contract.layout import CheckpointId, checkpoint_prefix, commit_key
@@ -48,50 +48,6 @@ class TestPartition:
     def test_it_balances_bytes_and_not_numbers(self):
         tensors = {"big": torch.zeros(100), **{f"small{i}": torch.zeros(25) for i in range(4)}}
         assert partition(tensors, 2) == [["big"], ["small0", "small1", "small2", "small3"]]
-
-
-class TestStateTensors:
-    @pytest.fixture
-    def trained(self):
-        torch.manual_seed(0)
-        model = torch.nn.Linear(3, 2)
-        optimizer = torch.optim.AdamW(model.parameters())
-        return model, optimizer
-
-    def test_names_and_shapes(self, trained):
-        model, optimizer = trained
-        parts = state_tensors(model, optimizer)
-        assert set(parts["weights"]) == {"weight", "bias"}
-        assert set(parts["optimizer"]) == {f"{m}.{n}" for m in ("exp_avg", "exp_avg_sq") for n in ("weight", "bias")}
-
-    def test_they_are_live(self, trained):
-        model, optimizer = trained
-        parts = state_tensors(model, optimizer)
-        model(torch.ones(1, 3)).sum().backward()
-        optimizer.step()
-        assert torch.equal(parts["weights"]["weight"], model.weight)
-        assert parts["optimizer"]["exp_avg.weight"].abs().sum() > 0
-
-    def test_moments_that_were_made_in_advance_change_nothing(self):
-        def step(prepare):
-            torch.manual_seed(0)
-            model = torch.nn.Linear(3, 2)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-            if prepare:
-                state_tensors(model, optimizer)
-            for _ in range(3):
-                optimizer.zero_grad()
-                model(torch.ones(1, 3)).square().sum().backward()
-                optimizer.step()
-            return model.weight
-
-        assert torch.equal(step(prepare=True), step(prepare=False))
-
-    def test_the_step_count_drives_bias_correction(self, trained):
-        model, optimizer = trained
-        state_tensors(model, optimizer)
-        set_optimizer_step(optimizer, 41)
-        assert {float(state["step"]) for state in optimizer.state.values()} == {41.0}
 
 
 class TestCopyInto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from clipctl.contract.store import ObjectStore
 
 @dataclass(frozen=True)
 class Restored:
-    """What was resumed from, and the JSON state that was stored with it."""
+    """What was resumed from, the JSON state that was stored with it, and the tensors that no target was given for."""
 
     checkpoint: CheckpointId
     samples_consumed: int
     state: dict[str, Any]
+    tensors: dict[str, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,39 @@ def restore(
     parts: Mapping[str, Tensors],
     training_digest: str,
     on_reject: Callable[[Rejection], None],
+    before: int | None = None,
 ) -> Restored | None:
-    """Fill `parts` in place, on every rank, from the newest intact checkpoint; None if nothing was ever committed.
+    """Fill `parts` in place, on every rank, from the newest intact checkpoint; None if there is none.
+
+    What the checkpoint holds beyond `parts` comes back as tensors on the group's device.
+
+    Args:
+        store: the run's store.
+        group: the ranks.
+        parts: targets by part of the checkpoint.
+        training_digest: of this run.
+        on_reject: called on rank 0 for each checkpoint that is damaged.
+        before: only look at checkpoints of earlier steps than this.
 
     Raises:
         CorruptError: all committed checkpoints are damaged, or one does not fit the model.
         SpecError: the checkpoint belongs to a run with another model, data order or global batch.
     """
+    held: dict[str, Tensors] = {}
 
     def load() -> dict[str, Any] | None:
-        loaded = newest(store, _read, on_reject)
+        loaded = newest(store, _read, on_reject, before)
         if loaded is None:
             return None
         _check_identity(loaded, training_digest)
         _fill(parts, loaded)
+        held.update({name: tensors for name, tensors in loaded.parts.items() if name not in parts})
         found = loaded.restored
-        return {"id": [found.checkpoint.step, found.checkpoint.incarnation], "at": found.samples_consumed} | {
-            "state": found.state
+        return {
+            "id": [found.checkpoint.step, found.checkpoint.incarnation],
+            "at": found.samples_consumed,
+            "state": found.state,
+            "others": {name: _describe(tensors) for name, tensors in held.items()},
         }
 
     answer = group.on_first(load)
@@ -63,7 +80,23 @@ def restore(
         return None
     for name in sorted(parts):
         group.broadcast_tensors(parts[name][key] for key in sorted(parts[name]))
-    return Restored(CheckpointId(*answer["id"]), answer["at"], answer["state"])
+    others = {name: _share(group, held.get(name), shapes) for name, shapes in sorted(answer["others"].items())}
+    return Restored(CheckpointId(*answer["id"]), answer["at"], answer["state"], others)
+
+
+def _describe(tensors: Tensors) -> dict[str, Any]:
+    return {key: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for key, tensor in tensors.items()}
+
+
+def _share(group: Group, own: Tensors | None, shapes: dict[str, Any]) -> Tensors:
+    """The tensors of rank 0 on every rank's device."""
+    shared: Tensors = {}
+    for key, (shape, dtype) in sorted(shapes.items()):
+        shared[key] = torch.empty(shape, dtype=getattr(torch, dtype), device=group.device)
+        if own is not None:
+            shared[key].copy_(own[key])
+        group.broadcast_tensors([shared[key]])
+    return shared
 
 
 def _read(store: ObjectStore, checkpoint: CheckpointId) -> _Loaded:

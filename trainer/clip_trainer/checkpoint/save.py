@@ -64,6 +64,10 @@ class Checkpointer:
         """The newest checkpoint of this trajectory: what was saved last, or what was resumed from."""
         return self._parent
 
+    def continue_from(self, checkpoint: CheckpointId) -> None:
+        """Say that training goes on from `checkpoint`: it is the parent of what is saved next."""
+        self._parent = checkpoint
+
     def save(
         self,
         step: int,

@@ -7,33 +7,13 @@ from collections.abc import Mapping
 import torch
 
 WEIGHTS = "weights"
+"""Part of a checkpoint: the weights by parameter name."""
 OPTIMIZER = "optimizer"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Part of a checkpoint: the optimiser's state, see `optimizer_state`."""
+AVERAGE = "average"
+"""Part of a checkpoint: the moving average of the weights by parameter name, if the run has one."""
 
 Tensors = dict[str, torch.Tensor]
-
-
-def state_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensors]:
-    """Live references to all state tensors: `weights` by parameter name, `optimizer` as `<moment>.<parameter name>`.
-
-    Moments that do not exist before the first step are created as zeros, which is what AdamW would do.
-    """
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    moments: Tensors = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            state.setdefault("step", torch.zeros((), dtype=torch.float32))
-            for moment in _MOMENTS:
-                state.setdefault(moment, torch.zeros_like(parameter, memory_format=torch.preserve_format))
-                moments[f"{moment}.{names[parameter]}"] = state[moment]
-    return {WEIGHTS: dict(model.state_dict()), OPTIMIZER: moments}
-
-
-def set_optimizer_step(optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Set AdamW's step count, which drives its bias correction."""
-    for state in optimizer.state.values():
-        state["step"].fill_(float(step))
 
 
 def partition(tensors: Mapping[str, torch.Tensor], ranks: int) -> list[list[str]]:

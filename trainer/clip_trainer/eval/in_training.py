@@ -7,26 +7,32 @@ from typing import Any
 from clip_trainer.eval.encoder import encoder_for
 from clip_trainer.eval.evaluate import Evaluator
 from clip_trainer.eval.frequency import Frequency
+from clip_trainer.log.experiment import ExperimentLogs
 from clip_trainer.model import get_precision
+from clip_trainer.text import tokenizer_folder
 from clip_trainer.train.run import Run
-from clip_trainer.vision import OPENAI_PREPROCESS
 
 
 class Evaluation:
-    """The evaluations of one run."""
+    """The evaluations of one run.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    Args:
+        run: whose model is evaluated.
+        logs: where results go besides the ledger.
+    """
+
+    def __init__(self, run: Run, logs: ExperimentLogs) -> None:
+        self._run, self._logs = run, logs
         self._evaluator = Evaluator(run.group, run.spec.eval)
-        self.frequency = Frequency(run.spec.eval, run.group, run.dataset.index.samples)
+        self._frequency = Frequency(run.spec.eval, run.group, run.dataset.index.samples)
 
     def after_step(self, samples_before: int) -> None:
         """Evaluate what is due after the step just done, which began at `samples_before`. Collective."""
         state = self._run.state
-        due = self.frequency.due(state.step, samples_before, state.samples_consumed)
+        due = self._frequency.due(state.step, samples_before, state.samples_consumed)
         if due:
             self._evaluate(due)
-            self.frequency.evaluated(due)
+            self._frequency.evaluated(due)
 
     def at_the_end(self) -> dict[str, Any]:
         """Evaluate everything. Collective."""
@@ -35,7 +41,11 @@ class Evaluation:
     def _evaluate(self, names: frozenset[str]) -> dict[str, Any]:
         run = self._run
         precision = get_precision(run.spec.model.precision)
-        encoder = encoder_for(run.model, precision, run.group.device, OPENAI_PREPROCESS)
-        results = self._evaluator.run(encoder, names)
+        encoder = encoder_for(
+            run.model, precision, run.group.device, run.transforms.preprocess, tokenizer_folder(run.spec.model.name)
+        )
+        with run.averaged_weights():
+            results = self._evaluator.run(encoder, names)
         run.events.write("eval", step=run.state.step, **results)
+        self._logs.evaluation(results)
         return results

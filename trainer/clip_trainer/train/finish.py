@@ -45,9 +45,7 @@ def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     """Store export, loss curve and `results.json`; returns the latter."""
     run.events.flush()
     steps = trajectory(read_events(run.store))
-    run.store.write(layout.EXPORT + WEIGHTS_FILE, to_bytes(run.model.state_dict()))
-    configuration = json.dumps(open_clip_config(run.model.config), indent=2)
-    run.store.write(layout.EXPORT + CONFIG_FILE, configuration.encode())
+    write_export(run)
     run.store.write(layout.LOSS_CURVE, loss_curve_png(steps, run.spec.name))
     results = {
         "run": run.spec.name,
@@ -64,3 +62,13 @@ def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     }
     run.store.write(layout.RESULTS, json.dumps(results, indent=2).encode())
     return results
+
+
+def write_export(run: Run) -> None:
+    """Store the model as OpenCLIP loads it: the averaged weights if the run averages them, and then `raw/` as well."""
+    configuration = json.dumps(open_clip_config(run.model.config, run.transforms.preprocess), indent=2).encode()
+    average, own = run.trainable.average, dict(run.model.state_dict())
+    folders = {"": own} if average is None else {"": average.state_dict(), "raw/": own}
+    for folder, weights in folders.items():
+        run.store.write(f"{layout.EXPORT}{folder}{WEIGHTS_FILE}", to_bytes(weights))
+        run.store.write(f"{layout.EXPORT}{folder}{CONFIG_FILE}", configuration)

@@ -6,17 +6,22 @@ the way; so this loop can stop after any step and go on elsewhere.
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import closing
 from typing import Any
 
 from clip_trainer.data.batch import Batch
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.eval.in_training import Evaluation
+from clip_trainer.log.experiment import ExperimentLogs
 from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.optim import learning_rate
+from clip_trainer.train.batches import open_loader
 from clip_trainer.train.finish import finish
 from clip_trainer.train.preemption import PreemptionNotice
-from clip_trainer.train.run import Run, open_loader
+from clip_trainer.train.rollback import roll_back
+from clip_trainer.train.run import Run
 from clip_trainer.train.status import Rate
 from clip_trainer.train.step import StepResult
 from clipctl.contract import metric_names
@@ -39,15 +44,22 @@ def train(run: Run, notice: PreemptionNotice) -> None:
         TryAgainError: a rank was asked to stop; the state is saved.
         CannotCreateError: several checkpoints in a row could not be stored.
         CorruptError: too many samples are undecodable.
+        SpecError: too many steps could not be used (see `rollback`).
     """
+    with closing(ExperimentLogs(run)) as logs:
+        _train(run, notice, Evaluation(run, logs), logs)
+
+
+def _train(run: Run, notice: PreemptionNotice, evaluation: Evaluation, logs: ExperimentLogs) -> None:
+    guard, average = run.trainable.guard, run.trainable.average
     failed_saves = 0
     rate = Rate()
-    evaluation = Evaluation(run)
     with open_loader(run) as loader:
         while run.state.step < run.total_steps:
             batch = next(loader)
             assert batch.position_start == run.state.samples_consumed  # the data state is this one integer
             lr = learning_rate(run.state.step, run.schedule)
+            run.patch_dropout.apply(run.state.step)
 
             started = time.monotonic()
             result = run.step(batch, lr, notice.received)
@@ -58,12 +70,19 @@ def train(run: Run, notice: PreemptionNotice) -> None:
             run.state.replaced += result.replaced
             run.state.productive_seconds += seconds
             rate.add(batch.position_end - batch.position_start)
+            if average is not None and result.skipped is None:
+                average.update(run.state.step)
 
             record(run, batch, result, lr, rate.per_second())
+            logs.step(batch, result, lr, seconds)
             check_replaced(run)
+            if result.skipped is not None and guard.exhausted:
+                roll_back(run, result.skipped)
 
             last = run.state.step == run.total_steps
-            if last or result.preempted or run.state.step % run.spec.checkpoint.every_steps == 0:
+            # Not amid bad steps: the checkpoints from before them must not be pushed out by copies of the same weights.
+            due = run.state.step % run.spec.checkpoint.every_steps == 0 and guard.in_a_row == 0
+            if due or last or result.preempted:
                 failed_saves = 0 if save(run, result) else failed_saves + 1
             if failed_saves >= MAX_FAILED_SAVES or (failed_saves and last):
                 raise CannotCreateError(
@@ -89,20 +108,27 @@ def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -
         first=batch.position_start,
         end=batch.position_end,
         digest=result.digest,
-        loss=result.loss,
+        loss=finite(result.loss),
+        losses={name: finite(value) for name, value in result.losses.items()},
         lr=lr,
-        gradient_norm=result.gradient_norm,
+        gradient_norm=finite(result.gradient_norm),
         replaced=result.replaced,
         world=run.group.world,
+        **({"skipped": result.skipped} if result.skipped is not None else {}),
     )
     if result.replaced:  # the same on every rank, so all of them come here
         record_replaced(run, batch)
     run.events.flush_if_due()
-    run.status.write_if_due(lambda: progress(run, "Running", result.loss, rate))
+    run.status.write_if_due(lambda: progress(run, "Running", finite(result.loss), rate))
     local = batch.counts[run.group.rank]
     run.metrics.observe_step(result, step=state.step, samples=local, rate=rate, learning_rate=lr)
     run.metrics[metric_names.TRAIN_GOODPUT].set(state.goodput(time.time()))
     run.metrics[metric_names.TRAIN_LOGIT_SCALE].set(float(run.model.logit_scale.detach().exp()))
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
 
 
 def record_replaced(run: Run, batch: Batch) -> None:
@@ -130,6 +156,7 @@ def progress(run: Run, state: str, loss: float | None, rate: float) -> dict[str,
         "incarnation": run.incarnation,
         "attempt": run.config.attempt,
         "replaced": run.state.replaced,
+        "skipped": run.trainable.guard.skipped,
         "goodput": round(run.state.goodput(time.time()), 4),
         "checkpoint": str(run.checkpointer.last) if run.checkpointer.last else None,
     }
@@ -138,17 +165,18 @@ def progress(run: Run, state: str, loss: float | None, rate: float) -> dict[str,
 def save(run: Run, result: StepResult) -> bool:
     """Write a checkpoint; False if it could not be stored, which is reported and does not stop the run by itself."""
     started = time.monotonic()
+    parts, trained = run.trainable.collect()
     state = {
         "train": run.state.to_json(),
         "model": run.spec.model.name,
-        "open_clip_config": open_clip_config(run.model.config),
+        "open_clip_config": open_clip_config(run.model.config, run.transforms.preprocess),
         "total_steps": run.total_steps,
+        **trained,
     }
+    metrics = {"loss": result.loss} if math.isfinite(result.loss) else {}
     try:
         run.group.on_first(run.events.flush)  # the ledger of a committed step is never missing
-        checkpoint = run.checkpointer.save(
-            run.state.step, run.state.samples_consumed, run.parts, state, {"loss": result.loss}
-        )
+        checkpoint = run.checkpointer.save(run.state.step, run.state.samples_consumed, parts, state, metrics)
     except STORAGE_FAILURES as error:
         run.metrics[metric_names.TRAIN_CHECKPOINT_FAILURES].inc()
         run.events.announce("checkpoint_failed", str(error), step=run.state.step)

@@ -5,35 +5,34 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from clip_trainer.checkpoint.incarnation import allocate
-from clip_trainer.checkpoint.restore import Restored, restore
+from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
-from clip_trainer.checkpoint.tensors import Tensors, set_optimizer_step, state_tensors
 from clip_trainer.config import RunConfig
-from clip_trainer.data.index import Dataset, open_dataset
+from clip_trainer.data.index import Dataset
 from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.loader import BatchLoader
 from clip_trainer.elastic.progress import report_progress
-from clip_trainer.loss import ContrastiveLoss
-from clip_trainer.model import CLIP, create_model, get_precision
-from clip_trainer.optim import Schedule
-from clip_trainer.text import BpeTokenizer
+from clip_trainer.model import ClipModel, create_model, get_precision
+from clip_trainer.optim import LossScaler, Schedule
+from clip_trainer.train.ema import WeightAverage
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
+from clip_trainer.train.guard import Guard
 from clip_trainer.train.metrics import TrainerMetrics
-from clip_trainer.train.objective import LossWeights, ModelObjective
-from clip_trainer.train.objective_encoder import ModelEncoder, Runner
+from clip_trainer.train.objective_build import build_objective
 from clip_trainer.train.optimization import optimizer_of, schedule_of, steps_of
+from clip_trainer.train.patch_dropout import PatchDropoutSchedule
+from clip_trainer.train.shared_dataset import share_dataset
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import StatusFile
 from clip_trainer.train.step import TrainStep
-from clip_trainer.vision import OPENAI_PREPROCESS, UndecodableImage, decode_image, train_transform
+from clip_trainer.train.trainable import Trainable
+from clip_trainer.vision import Transforms, transforms_for
 from clipctl.contract import metric_names
 from clipctl.contract.commits import Rejection
 from clipctl.contract.spec import RunSpec, lane_count
@@ -47,11 +46,11 @@ class Run:
     config: RunConfig
     group: Group
     store: ObjectStore
-    model: CLIP
-    optimizer: torch.optim.Optimizer
-    parts: dict[str, Tensors]
+    identity: Identity
+    trainable: Trainable
     step: TrainStep
     schedule: Schedule
+    patch_dropout: PatchDropoutSchedule
     state: TrainState
     total_steps: int
     incarnation: int
@@ -66,6 +65,27 @@ class Run:
     def spec(self) -> RunSpec:
         """The run's specification."""
         return self.config.spec
+
+    @property
+    def model(self) -> ClipModel:
+        """The model, with the weights as they are trained."""
+        return self.trainable.model
+
+    @property
+    def transforms(self) -> Transforms:
+        """How images become the model's input."""
+        return transforms_for(self.model, self.spec.model.preprocess, self.spec.data.augment)
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Inside this context the model has the averaged weights, if the run averages them (`train.ema`)."""
+        average = self.trainable.average
+        return average.in_place() if average is not None else nullcontext()
+
+    def restore(self, before: int | None = None) -> Restored | None:
+        """Bring weights, optimiser and so on to the newest intact checkpoint, or to one before a step. Collective."""
+        return self.trainable.restore(
+            self.store, self.group, self.identity.training_digest, partial(_report_rejection, self.events), before
+        )
 
 
 def prepare(config: RunConfig, group: Group) -> Run:
@@ -83,12 +103,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
     )
     events = EventLog(store if group.is_first else None, incarnation, time.time)
     model = create_model(spec.model.name, spec.model.precision, spec.train.seed, device=group.device)
-    optimizer = optimizer_of(spec, model)
-    parts = state_tensors(model, optimizer)
-    identity = _identity(config, dataset, incarnation)
-    restored = restore(store, group, parts, identity.training_digest, partial(_report_rejection, events))
-    state = _resume(restored, optimizer)
-    total_steps = steps_of(spec, dataset.index.samples)
+    trainable = _trainable(spec, model)
     order = SampleOrder(
         dataset.index.counts,
         seed=spec.train.seed,
@@ -99,63 +114,54 @@ def prepare(config: RunConfig, group: Group) -> Run:
         config=config,
         group=group,
         store=store,
-        model=model,
-        optimizer=optimizer,
-        parts=parts,
-        step=_step(spec, model, optimizer, group),
+        identity=(identity := _identity(config, dataset, incarnation)),
+        trainable=trainable,
+        step=_step(spec, trainable, group),
         schedule=schedule_of(spec, dataset.index.samples),
-        state=state,
-        total_steps=total_steps,
+        patch_dropout=PatchDropoutSchedule(spec.train.patch_dropout, model),
+        state=TrainState(first_started_at=time.time()),
+        total_steps=steps_of(spec, dataset.index.samples),
         incarnation=incarnation,
         dataset=dataset,
         order=order,
-        checkpointer=_checkpointer(spec, group, store, events, identity, restored),
+        checkpointer=_checkpointer(spec, group, store, events, identity),
         events=events,
         status=StatusFile(store if group.is_first else None, time.time),
         metrics=TrainerMetrics(),
     )
+    restored = run.restore()
+    if restored is not None:
+        run.state = TrainState.from_json(restored.state["train"])
+        run.checkpointer.continue_from(restored.checkpoint)
     _announce(run, restored)
     return run
 
 
-def share_dataset(url: str, group: Group) -> Dataset:
-    """Open a data set on rank 0 (which checks or builds its index) and give the index to the others."""
-    opened: list[Dataset] = []
-
-    def read() -> str:
-        opened.append(open_dataset(url))
-        return opened[0].index.to_json().decode()
-
-    payload: str = group.on_first(read)
-    return opened[0] if opened else Dataset.attach(url, payload.encode())
-
-
-def open_loader(run: Run) -> BatchLoader:
-    """The rank's batches from the current position to the end of the run."""
-    spec, size = run.spec, run.model.config.vision.image_hw[0]
-    return BatchLoader(
-        run.dataset,
-        run.order,
-        transform=lambda image, key: train_transform(image, size, key),
-        decode=partial(decode_image, max_pixels=spec.data.max_pixels),
-        tokenize=BpeTokenizer(run.model.config.text.context_length),
-        image_size=(size, size),
-        global_batch=spec.train.global_batch,
-        rank=run.group.rank,
-        world=run.group.world,
-        start_position=run.state.samples_consumed,
-        stop_position=run.total_steps * spec.train.global_batch,
-        threads=spec.data.threads,
-        prefetch_batches=spec.data.prefetch_batches,
-        undecodable=(UndecodableImage,),
+def _trainable(spec: RunSpec, model: ClipModel) -> Trainable:
+    scaled = get_precision(spec.model.precision).needs_scaler
+    return Trainable(
+        model,
+        optimizer_of(spec, model),
+        spec.train.optimizer,
+        Guard(spec.train.guard),
+        WeightAverage(model, spec.train.ema) if spec.train.ema is not None else None,
+        LossScaler() if scaled else None,
     )
 
 
-def _step(spec: RunSpec, model: CLIP, optimizer: torch.optim.Optimizer, group: Group) -> TrainStep:
+def _step(spec: RunSpec, trainable: Trainable, group: Group) -> TrainStep:
     precision = get_precision(spec.model.precision)
-    encoder = ModelEncoder(Runner(model, precision, OPENAI_PREPROCESS, group.device))
-    objective = ModelObjective(encoder, group, ContrastiveLoss(), LossWeights(), micro_batch=spec.train.micro_batch)
-    return TrainStep(model, optimizer, group, objective, grad_clip_norm=spec.train.grad_clip_norm)
+    preprocess = transforms_for(trainable.model, spec.model.preprocess).preprocess
+    objective = build_objective(spec, trainable.model, group, precision, preprocess)
+    return TrainStep(
+        trainable.model,
+        trainable.optimizer,
+        group,
+        objective,
+        trainable.guard,
+        grad_clip_norm=spec.train.grad_clip_norm,
+        scaler=trainable.scaler,
+    )
 
 
 def _identity(config: RunConfig, dataset: Dataset, incarnation: int) -> Identity:
@@ -170,21 +176,13 @@ def _identity(config: RunConfig, dataset: Dataset, incarnation: int) -> Identity
 
 
 def _checkpointer(
-    spec: RunSpec, group: Group, store: ObjectStore, events: EventLog, identity: Identity, restored: Restored | None
+    spec: RunSpec, group: Group, store: ObjectStore, events: EventLog, identity: Identity
 ) -> Checkpointer:
     def report(message: str) -> None:
         events.announce("checkpoint_warning", message)
 
     retention = Retention(spec.checkpoint.keep, report)
-    return Checkpointer(store, group, identity, retention, time.time, restored.checkpoint if restored else None)
-
-
-def _resume(restored: Restored | None, optimizer: torch.optim.Optimizer) -> TrainState:
-    if restored is None:
-        return TrainState(first_started_at=time.time())
-    state = TrainState.from_json(restored.state["train"])
-    set_optimizer_step(optimizer, state.step)
-    return state
+    return Checkpointer(store, group, identity, retention, time.time, None)
 
 
 def _report_rejection(events: EventLog, rejection: Rejection) -> None:
