@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from clip_trainer.model import ClipConfig, SpeedUps, create_model, get_config, model_names
-from clip_trainer.model.interchange import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_into,
-    load_weights,
-    open_clip_config,
-    save_weights,
-)
+from clip_trainer.model.interchange import CONFIG_FILE, WEIGHTS_FILE, open_clip_config, save_weights
+from clip_trainer.weights.load import load_file, load_state
 
 GOLDEN = json.loads((Path(__file__).parent / "vit_b_32_state_dict.json").read_text())["tensors"]
 SMALL = {
@@ -44,7 +38,9 @@ def test_vit_b_32_has_the_committed_state_dict():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", [n for n in model_names() if n.startswith(("ViT-B-32-", "ViT-tiny", "ViT-S-")) and "SigLIP" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in model_names() if n.startswith(("ViT-B-32-", "ViT-tiny", "ViT-S-")) and "SigLIP" not in n]
+)
 def test_state_dicts_have_the_oracles_keys_shapes_and_types(oracle_model, name):
     with torch.device("meta"):
         oracle = oracle_model(get_config(name))
@@ -74,7 +70,7 @@ def test_outputs_are_the_oracles(oracle_model, quick_gelu, dtype, tolerance, spe
     torch.manual_seed(0)
     oracle = oracle_model(config).to(dtype)
     ours = create_model(config, speed_ups=speed_ups).to(dtype)
-    load_into(ours, oracle.state_dict())
+    load_state(ours, oracle.state_dict())
     image, text = batch(config, dtype)
     for normalize in (False, True):
         expected = oracle.encode_image(image, normalize=normalize)
@@ -93,7 +89,7 @@ def test_gradients_are_the_oracles(open_clip, oracle_model):
     torch.manual_seed(0)
     oracle = oracle_model(config).double()
     ours = create_model(config).double()
-    load_into(ours, oracle.state_dict())
+    load_state(ours, oracle.state_dict())
     image, text = batch(config, torch.float64)
     loss = open_clip.ClipLoss()
     loss(*oracle(image, text)).backward()
@@ -108,7 +104,7 @@ def test_bfloat16_outputs_are_as_near_the_oracle_as_bfloat16_allows(oracle_model
     config = ClipConfig.from_dict(SMALL, "small")
     torch.manual_seed(0)
     oracle, ours = oracle_model(config), create_model(config)
-    load_into(ours, oracle.state_dict())
+    load_state(ours, oracle.state_dict())
     image, text = batch(config, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         expected, actual = oracle(image, text), ours(image, text, 8)
@@ -154,7 +150,7 @@ def test_weights_saved_by_open_clip_load_here(oracle_model, tmp_path):
     oracle = oracle_model(config)
     save_weights(oracle.state_dict(), tmp_path / "theirs.safetensors")
     ours = create_model(config)
-    load_into(ours, load_weights(tmp_path / "theirs.safetensors"))
+    load_file(ours, tmp_path / "theirs.safetensors")
     assert all(torch.equal(value, oracle.state_dict()[key]) for key, value in ours.state_dict().items())
 
 

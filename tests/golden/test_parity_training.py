@@ -7,7 +7,6 @@ import torch
 
 from clip_trainer.loss import ContrastiveLoss, Features, backward_cached
 from clip_trainer.model import ClipConfig, create_model
-from clip_trainer.model.interchange import load_into
 from clip_trainer.optim import (
     AdamWConfig,
     Schedule,
@@ -17,6 +16,7 @@ from clip_trainer.optim import (
     learning_rate,
     set_learning_rate,
 )
+from clip_trainer.weights.load import load_state
 
 pytestmark = pytest.mark.parity
 STEPS, ROWS = 10, 12
@@ -112,7 +112,7 @@ def test_ten_steps(open_clip, oracle_model, sizes, dtype, tolerance):
     torch.manual_seed(0)
     oracle = oracle_model(CONFIG).to(dtype)
     ours = create_model(CONFIG).to(dtype)
-    load_into(ours, oracle.state_dict())
+    load_state(ours, oracle.state_dict())
     expected = train_oracle(open_clip, oracle, dtype)
     assert train_ours(ours, dtype, sizes) == pytest.approx(expected, rel=tolerance)
     assert expected[-1] < expected[0]

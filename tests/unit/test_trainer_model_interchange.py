@@ -8,13 +8,14 @@ import torch
 from clip_trainer.model import create_model, get_config
 from clip_trainer.model.interchange import (
     from_bytes,
-    load_into,
-    load_weights,
     open_clip_config,
     save_weights,
     to_bytes,
 )
-from clipctl.contract.errors import CorruptError, MissingError
+from clip_trainer.weights.activation import ActivationMismatch
+from clip_trainer.weights.load import load_file, load_state
+from clip_trainer.weights.read import read_weights
+from clipctl.contract.errors import CorruptError
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def assert_equal(a, b):
 
 def test_a_file_gives_back_every_tensor(net, tmp_path):
     save_weights(net.state_dict(), tmp_path / "w.safetensors")
-    assert_equal(load_weights(tmp_path / "w.safetensors"), net.state_dict())
+    assert_equal(read_weights(tmp_path / "w.safetensors").state_dict, net.state_dict())
 
 
 def test_bytes_give_back_every_tensor_and_type():
@@ -44,46 +45,12 @@ def test_views_are_stored_as_what_they_show():
 
 def test_weights_fit_another_model(net):
     other = create_model("ViT-tiny-8-32", seed=2)
-    load_into(other, from_bytes(to_bytes(net.state_dict())))
+    load_state(other, from_bytes(to_bytes(net.state_dict())))
     assert_equal(other.state_dict(), net.state_dict())
-
-
-def test_the_prefix_of_distributed_training_is_removed(net):
-    other = create_model("ViT-tiny-8-32", seed=2)
-    load_into(other, {f"module.{key}": value for key, value in net.state_dict().items()})
-    assert_equal(other.state_dict(), net.state_dict())
-
-
-def test_misfits_are_named_and_change_nothing(net):
-    other = create_model("ViT-tiny-8-32", seed=2)
-    before = {key: value.clone() for key, value in other.state_dict().items()}
-    state = dict(net.state_dict())
-    del state["ln_final.weight"]
-    state["extra"] = torch.zeros(1)
-    state["visual.proj"] = torch.zeros(2, 2)
-    with pytest.raises(CorruptError) as caught:
-        load_into(other, state)
-    for part in ("missing: ln_final.weight", "unexpected: extra", "visual.proj [2, 2] instead of [128, 128]"):
-        assert part in caught.value.problem
-    assert_equal(other.state_dict(), before)
-
-
-def test_many_misfits_are_counted(net):
-    with pytest.raises(CorruptError, match=r"missing: .* and \d+ more"):
-        load_into(net, {})
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(MissingError, match="no weights"):
-        load_weights(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("data", [b"", b"not safetensors", b"\xff" * 64])
-def test_damaged_files(tmp_path, data):
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(CorruptError):
-        load_weights(path)
+def test_damaged_bytes(data):
     with pytest.raises(CorruptError):
         from_bytes(data)
 
@@ -99,3 +66,17 @@ def test_the_configuration_is_json_in_openclips_layout():
     assert written["model_cfg"]["text_cfg"]["context_length"] == 24
     assert written["preprocess_cfg"]["mean"] == [0.48145466, 0.4578275, 0.40821073]
     assert written["preprocess_cfg"]["resize_mode"] == "shortest"
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False, None])
+def test_the_activation_is_recorded(net, tmp_path, quick_gelu):
+    (tmp_path / "w.safetensors").write_bytes(to_bytes(net.state_dict(), quick_gelu=quick_gelu))
+    assert read_weights(tmp_path / "w.safetensors").quick_gelu is quick_gelu
+    save_weights(net.state_dict(), tmp_path / "w.safetensors", quick_gelu=quick_gelu)
+    assert read_weights(tmp_path / "w.safetensors").quick_gelu is quick_gelu
+
+
+def test_weights_written_for_the_other_activation_are_refused(net, tmp_path):
+    save_weights(net.state_dict(), tmp_path / "w.safetensors", quick_gelu=True)
+    with pytest.raises(ActivationMismatch):
+        load_file(create_model("ViT-tiny-8-32"), tmp_path / "w.safetensors")

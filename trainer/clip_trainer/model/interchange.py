@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors files with OpenCLIP's keys, and OpenCLIP's configuration file."""
+"""Weights and configuration in OpenCLIP's formats: what exports and checkpoints are made of. Loading: see `weights`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from clip_trainer.model.config import ClipConfig
 from clip_trainer.vision.preprocess import OPENAI_PREPROCESS, Preprocess
-from clipctl.contract.errors import CorruptError, MissingError
+from clipctl.contract.errors import CorruptError
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 """File name OpenCLIP looks for in a `local-dir:` model."""
@@ -19,9 +19,14 @@ CONFIG_FILE = "open_clip_config.json"
 """File name of the configuration beside it."""
 
 
-def to_bytes(state_dict: Mapping[str, Tensor]) -> bytes:
-    """A state dict as the bytes of a safetensors file (no pickle, readable without executing anything)."""
-    return safetensors.torch.save(_plain(state_dict), metadata={"format": "pt"})
+def to_bytes(state_dict: Mapping[str, Tensor], *, quick_gelu: bool | None = None) -> bytes:
+    """A state dict as the bytes of a safetensors file (no pickle, readable without executing anything).
+
+    Args:
+        state_dict: the tensors.
+        quick_gelu: recorded in the file, so that the weights are never run with the other activation.
+    """
+    return safetensors.torch.save(_plain(state_dict), metadata=_metadata(quick_gelu))
 
 
 def from_bytes(data: bytes) -> dict[str, Tensor]:
@@ -36,61 +41,18 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
         raise CorruptError(f"The weights are not a valid safetensors file: {error}.") from None
 
 
-def save_weights(state_dict: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write a state dict as a safetensors file."""
-    safetensors.torch.save_file(_plain(state_dict), path, metadata={"format": "pt"})
-
-
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        MissingError: there is no such file.
-        CorruptError: the file is not safetensors.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise MissingError(f"There are no weights at {path}.", hint="Check the path.") from None
-    except SafetensorError as error:
-        raise CorruptError(f"{path} is not a valid safetensors file: {error}.") from None
-
-
-def load_into(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Copy a state dict into `model`: same keys and shapes, nothing left over (types are converted).
-
-    A `module.` prefix, which OpenCLIP writes when it trains distributed, is removed.
-
-    Raises:
-        CorruptError: keys or shapes differ; the first few of each kind are named.
-    """
-    given = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
-    wanted = model.state_dict()
-    shapes = [
-        f"{key} {list(given[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & given.keys())
-        if given[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for title, names in (
-            ("missing", sorted(wanted.keys() - given.keys())),
-            ("unexpected", sorted(given.keys() - wanted.keys())),
-            ("wrong shape", shapes),
-        )
-        if names
-    ]
-    if problems:
-        raise CorruptError(
-            f"The weights do not fit the model ({'; '.join(problems)}).",
-            hint="Check that model.name is the architecture they were made for.",
-        )
-    model.load_state_dict(given, strict=True)
+def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, *, quick_gelu: bool | None = None) -> None:
+    """Write a state dict as a safetensors file; see `to_bytes`."""
+    safetensors.torch.save_file(_plain(state_dict), path, metadata=_metadata(quick_gelu))
 
 
 def open_clip_config(config: ClipConfig, preprocess: Preprocess = OPENAI_PREPROCESS) -> dict[str, object]:
     """Content of `open_clip_config.json`, which makes a folder loadable by OpenCLIP as `local-dir:`."""
     return {"model_cfg": config.to_dict(), "preprocess_cfg": preprocess.to_dict()}
+
+
+def _metadata(quick_gelu: bool | None) -> dict[str, str]:
+    return {"format": "pt"} | ({} if quick_gelu is None else {"quick_gelu": str(quick_gelu).lower()})
 
 
 def _plain(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
