@@ -158,12 +158,28 @@ class HFTextTower(nn.Module):
         return [*groups, LayerGroup("proj", [p for p in self.parameters() if id(p) not in taken])]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the encoder's layers in the backward pass, where the architecture can."""
+        """Recompute the encoder's layers in the backward pass.
+
+        Raises:
+            SpecError: transformers cannot do that for this architecture.
+        """
+        # The methods got new names in transformers 5.
         model: Any = self.transformer
-        if enable:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            model.gradient_checkpointing_disable()
+        new = hasattr(model, "activation_checkpointing_enable")
+        name = "activation_checkpointing" if new else "gradient_checkpointing"
+        if not enable:
+            getattr(model, f"{name}_disable")()
+            return
+        try:
+            getattr(model, f"{name}_enable")(**{f"{name}_kwargs": {"use_reentrant": False}})
+        except ValueError:
+            raise SpecError(
+                f"transformers cannot recompute activations of a {self.config.model_type} model.",
+                hint="Set model.grad_checkpointing: false.",
+            ) from None
+        if getattr(model, "_require_grads_hook", None) is not None:
+            # transformers makes embeddings require gradients, for adapters: a frozen tower would run backwards.
+            model.disable_input_require_grads()
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are never decayed although they have two dimensions (none, as in OpenCLIP)."""

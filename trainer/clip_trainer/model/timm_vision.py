@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clip_trainer.model.checkpointing import hold_statistics_in_backward
 from clip_trainer.model.config import VisionConfig
 from clip_trainer.model.frozen_batch_norm import freeze_batch_norms
 from clip_trainer.model.locks import LayerGroup, lock_groups
@@ -157,6 +158,8 @@ class TimmVision(nn.Module):
                 f"timm cannot recompute activations of {self.settings.timm_model_name}.",
                 hint="Set model.grad_checkpointing: false.",
             ) from None
+        if enable:
+            hold_statistics_in_backward(self.trunk)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are never decayed although they have two dimensions (none, as in OpenCLIP 3.3.0)."""
