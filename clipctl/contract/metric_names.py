@@ -21,7 +21,13 @@ class Metric:
 
 TRAIN_STEP = Metric("clip_train_step", "gauge", "Optimiser steps done on the current trajectory.")
 TRAIN_TOTAL_STEPS = Metric("clip_train_total_steps", "gauge", "Optimiser steps the run will do.")
-TRAIN_LOSS = Metric("clip_train_loss", "gauge", "Contrastive loss of the last global batch.")
+TRAIN_LOSS = Metric("clip_train_loss", "gauge", "What was minimised: the loss of the last global batch.")
+TRAIN_LOSS_TERM = Metric(
+    "clip_train_loss_term",
+    "gauge",
+    "Terms of the loss of the last global batch: contrastive_loss, caption_loss, distill_loss.",
+    ("term",),
+)
 TRAIN_LEARNING_RATE = Metric("clip_train_learning_rate", "gauge", "Learning rate of the last step.")
 TRAIN_LOGIT_SCALE = Metric("clip_train_logit_scale", "gauge", "Temperature factor exp(logit_scale).")
 TRAIN_GRADIENT_NORM = Metric("clip_train_gradient_norm", "gauge", "Global L2 norm of the gradient before clipping.")
@@ -47,6 +53,7 @@ TRAINER_METRICS = (
     TRAIN_STEP,
     TRAIN_TOTAL_STEPS,
     TRAIN_LOSS,
+    TRAIN_LOSS_TERM,
     TRAIN_LEARNING_RATE,
     TRAIN_LOGIT_SCALE,
     TRAIN_GRADIENT_NORM,

@@ -127,7 +127,16 @@ class TestCurve:
 
 class TestMetrics:
     def result(self):
-        return StepResult(1.5, 0.25, 7, 0, False, {"data": 0.1, "compute": 0.2, "reduce": 0.05, "optimizer": 0.01})
+        return StepResult(
+            loss=1.5,
+            losses={"contrastive_loss": 1.0, "caption_loss": 0.5},
+            gradient_norm=0.25,
+            digest=7,
+            replaced=0,
+            preempted=False,
+            skipped=None,
+            seconds={"data": 0.1, "compute": 0.2, "reduce": 0.05, "optimizer": 0.01},
+        )
 
     def test_every_metric_of_the_table_exists(self):
         metrics = TrainerMetrics()
@@ -141,6 +150,7 @@ class TestMetrics:
         value = metrics.registry.get_sample_value
         assert value("clip_train_step") == 2
         assert value("clip_train_loss") == 1.5
+        assert value("clip_train_loss_term", {"term": "caption_loss"}) == 0.5
         assert value("clip_train_samples_total") == 12
         assert value("clip_train_step_seconds_count", {"phase": "compute"}) == 2
         assert value("clip_train_gradient_norm") == 0.25

@@ -13,7 +13,8 @@ class DistillSection(Section):
     """A teacher whose similarities the model learns as well."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    """Model name of the teacher. It sees the same images and tokens as the student."""
+    """Model name of the teacher. It sees the same images and tokens as the student, so image size, context length and
+    tokenizer must be the same."""
 
     pretrained: Location
     """Its weights: a tag, a file or a URL."""
@@ -27,7 +28,7 @@ class LossSection(Section):
     `coca` for CoCa models, otherwise `clip`."""
 
     contrastive_weight: NonNegativeFloat = 1.0
-    """CoCa: weight of the contrastive part. Default 1."""
+    """Weight of the contrastive part; 0 leaves it out. Default 1."""
 
     caption_weight: NonNegativeFloat = 2.0
     """CoCa: weight of the captioning part. Default 2."""

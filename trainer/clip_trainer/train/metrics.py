@@ -55,6 +55,8 @@ class TrainerMetrics:
         """Record one optimiser step."""
         self[names.TRAIN_STEP].set(step)
         self[names.TRAIN_LOSS].set(result.loss)
+        for term, value in result.losses.items():
+            self[names.TRAIN_LOSS_TERM].labels(term).set(value)
         self[names.TRAIN_LEARNING_RATE].set(learning_rate)
         self[names.TRAIN_GRADIENT_NORM].set(result.gradient_norm)
         self[names.TRAIN_SAMPLES].inc(samples)
