@@ -73,9 +73,14 @@ def _capped(problems: list[Problem]) -> list[Problem]:
 
 
 def _unknown_model(document: Document) -> list[Problem]:
-    """The one value whose set of allowed values is not in the schema: it depends on the installed trainer."""
+    """The one value whose set of allowed values is not in the schema: it depends on the installed trainer.
+
+    With `model.config` any name will do; what has a scheme (`hf-hub:`, `local-dir:`, an address) is looked up later.
+    """
     section = document.data.get("model")
     name = section.get("name") if isinstance(section, dict) else None
+    if isinstance(section, dict) and (section.get("config") is not None or ":" in str(name)):
+        return []
     known = models.model_names()
     if not isinstance(name, str) or not name or not known or models.canonical_name(name) in known:
         return []

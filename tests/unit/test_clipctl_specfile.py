@@ -291,3 +291,14 @@ def test_a_value_that_is_none_of_several_kinds_gets_one_line(place, value, line)
     parse_spec((UNIONS % tuple(values)).encode(), "run.yaml")
     values[place] = value
     assert [without_position(problem) for problem in problems(UNIONS % tuple(values))] == [line]
+
+
+@pytest.mark.parametrize("name", ["local-dir:/models/mine", "hf-hub:org/name", "s3://bucket/model"])
+def test_a_model_with_a_scheme_is_looked_up_later(name):
+    assert spec_with(f"model.name={name}").model.name == name
+
+
+def test_a_model_with_a_configuration_of_its_own_has_any_name():
+    assert spec_with("model.name=mine", "model.config=mine.json").model.name == "mine"
+    with pytest.raises(DocumentError, match="no model 'mine'"):
+        spec_with("model.name=mine")
