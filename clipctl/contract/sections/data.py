@@ -38,7 +38,7 @@ class AugmentSection(Section):
     """Share of images of which a rectangle is overwritten with noise (arXiv 1708.04896). Default 0."""
 
     erase_count: PositiveInt = 1
-    """Rectangles overwritten in such an image. Default 1."""
+    """Most rectangles overwritten in such an image; their number is drawn. Default 1."""
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentSection:
