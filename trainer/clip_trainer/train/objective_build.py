@@ -38,6 +38,7 @@ def build_objective(
     section = spec.train.loss
     kind = loss_kind(section, model.config)
     weights = loss_weights(section, kind)
+    assert kind != "siglip" or model.logit_bias is not None  # `build_model` gives it one
     teacher = None
     if section.distill is not None:
         taught = build_teacher(section.distill, model.config, spec.model, group)
