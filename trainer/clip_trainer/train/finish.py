@@ -70,5 +70,7 @@ def write_export(run: Run) -> None:
     average, own = run.trainable.average, dict(run.model.state_dict())
     folders = {"": own} if average is None else {"": average.state_dict(), "raw/": own}
     for folder, weights in folders.items():
-        run.store.write(f"{layout.EXPORT}{folder}{WEIGHTS_FILE}", to_bytes(weights))
+        run.store.write(
+            f"{layout.EXPORT}{folder}{WEIGHTS_FILE}", to_bytes(weights, quick_gelu=run.model.config.quick_gelu)
+        )
         run.store.write(f"{layout.EXPORT}{folder}{CONFIG_FILE}", configuration)

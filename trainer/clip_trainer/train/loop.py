@@ -19,6 +19,7 @@ from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.optim import learning_rate
 from clip_trainer.train.batches import open_loader
 from clip_trainer.train.finish import finish
+from clip_trainer.train.openclip_state import description
 from clip_trainer.train.preemption import PreemptionNotice
 from clip_trainer.train.rollback import roll_back
 from clip_trainer.train.run import Run
@@ -171,6 +172,8 @@ def save(run: Run, result: StepResult) -> bool:
         "model": run.spec.model.name,
         "open_clip_config": open_clip_config(run.model.config, run.transforms.preprocess),
         "total_steps": run.total_steps,
+        "run": run.spec.name,
+        **description(run.trainable, run.state.samples_consumed / run.dataset.index.samples),
         **trained,
     }
     metrics = {"loss": result.loss} if math.isfinite(result.loss) else {}

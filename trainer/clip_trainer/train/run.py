@@ -17,14 +17,16 @@ from clip_trainer.config import RunConfig
 from clip_trainer.data.index import Dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.elastic.progress import report_progress
-from clip_trainer.model import ClipModel, create_model, get_precision
+from clip_trainer.model import ClipModel, get_precision
 from clip_trainer.optim import LossScaler, Schedule
+from clip_trainer.train.build import build_model
 from clip_trainer.train.ema import WeightAverage
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.group import Group
 from clip_trainer.train.guard import Guard
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.objective_build import build_objective
+from clip_trainer.train.openclip_state import adopt, check_restored
 from clip_trainer.train.optimization import optimizer_of, schedule_of, steps_of
 from clip_trainer.train.patch_dropout import PatchDropoutSchedule
 from clip_trainer.train.shared_dataset import share_dataset
@@ -35,6 +37,7 @@ from clip_trainer.train.trainable import Trainable
 from clip_trainer.vision import Transforms, transforms_for
 from clipctl.contract import metric_names
 from clipctl.contract.commits import Rejection
+from clipctl.contract.layout import COMMITS
 from clipctl.contract.spec import RunSpec, lane_count
 from clipctl.contract.store import ObjectStore, open_store
 
@@ -83,9 +86,12 @@ class Run:
 
     def restore(self, before: int | None = None) -> Restored | None:
         """Bring weights, optimiser and so on to the newest intact checkpoint, or to one before a step. Collective."""
-        return self.trainable.restore(
+        restored = self.trainable.restore(
             self.store, self.group, self.identity.training_digest, partial(_report_rejection, self.events), before
         )
+        if restored is not None and self.spec.model.quick_gelu is None:
+            check_restored(restored.state, self.trainable, str(restored.checkpoint))
+        return restored
 
 
 def prepare(config: RunConfig, group: Group) -> Run:
@@ -102,7 +108,8 @@ def prepare(config: RunConfig, group: Group) -> Run:
         group.on_first(lambda: allocate(store, attempt=config.attempt, world=group.world, now=time.time()))
     )
     events = EventLog(store if group.is_first else None, incarnation, time.time)
-    model = create_model(spec.model.name, spec.model.precision, spec.train.seed, device=group.device)
+    fresh = bool(group.on_first(lambda: not any(store.list(COMMITS))))
+    model = build_model(spec.model, spec.train.loss, spec.train.seed, group, fresh=fresh)
     trainable = _trainable(spec, model)
     order = SampleOrder(
         dataset.index.counts,
@@ -133,8 +140,21 @@ def prepare(config: RunConfig, group: Group) -> Run:
     if restored is not None:
         run.state = TrainState.from_json(restored.state["train"])
         run.checkpointer.continue_from(restored.checkpoint)
-    _announce(run, restored)
+        _announce(run, f"resumed from verified checkpoint {restored.checkpoint}", restored)
+    elif spec.checkpoint.resume_from is not None:
+        _announce(run, _adopt(run, spec.checkpoint.resume_from), None)
+    else:
+        _announce(run, "started from the beginning", None)
     return run
+
+
+def _adopt(run: Run, location: str) -> str:
+    """Take over a training checkpoint of OpenCLIP; returns what to tell the user."""
+    check = run.spec.model.quick_gelu is None
+    position = adopt(location, run.trainable, run.group, check_quick_gelu=check)
+    run.state.step = position.step
+    run.state.samples_consumed = position.step * run.spec.train.global_batch
+    return f"continued from {location} (epoch {position.epoch})"
 
 
 def _trainable(spec: RunSpec, model: ClipModel) -> Trainable:
@@ -193,8 +213,7 @@ def _report_rejection(events: EventLog, rejection: Rejection) -> None:
     )
 
 
-def _announce(run: Run, restored: Restored | None) -> None:
-    source = f"resumed from verified checkpoint {restored.checkpoint}" if restored else "started from the beginning"
+def _announce(run: Run, source: str, restored: Restored | None) -> None:
     run.events.announce(
         "started",
         f"{run.spec.name}: {source}; step {run.state.step} of {run.total_steps}, {run.group.world} ranks, "

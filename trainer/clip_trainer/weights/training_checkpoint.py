@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clip_trainer.model.config import ClipConfig
 from clip_trainer.weights.activation import METADATA_KEY, check_activation
 from clip_trainer.weights.load import load_state
 from clip_trainer.weights.read import plain_keys, read_torch
@@ -44,7 +45,9 @@ def parameter_order(model: nn.Module) -> list[list[str]]:
     return [undecayed, decayed]
 
 
-def resume(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def resume(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, check_quick_gelu: bool = True
+) -> Position:
     """Continue from a checkpoint: its weights into `model`, its moments into `optimizer`.
 
     A file that holds weights alone starts at step 0 with them, as in OpenCLIP.
@@ -53,15 +56,19 @@ def resume(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer)
         path: the checkpoint.
         model: of the same architecture, with the same parameters frozen.
         optimizer: AdamW over the trainable parameters of `model`, in any grouping.
+        check_quick_gelu: refuse weights that say they were made with the other activation.
 
     Raises:
+        ActivationMismatch: they say so.
         CorruptError: it is damaged or not safe to read, or does not fit the model.
         SpecError: it has optimiser state, and `optimizer` is not AdamW.
     """
     content = read_torch(path)
     if not isinstance(content, Mapping):
         raise CorruptError(f"{path} is no training checkpoint: it must map names to values.")
-    check_activation(content.get(METADATA_KEY), model.config, str(path))  # type: ignore[arg-type]  # our models have one
+    recorded, config = content.get(METADATA_KEY), getattr(model, "config", None)
+    if check_quick_gelu and isinstance(recorded, bool) and isinstance(config, ClipConfig):
+        check_activation(recorded, config, str(path))
     weights = content.get("state_dict", content)
     load_state(model, plain_keys(weights), source=str(path))
     if "epoch" not in content or "optimizer" not in content:
