@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "checkpoints": "List, verify and export checkpoints.",
     "data": "Pack, index and verify data sets.",
     "convert": "Write the run.yaml for an OpenCLIP training command.",
+    "models": "List, describe, fetch and bundle models and weights.",
     "doctor": "Check this machine, the cluster and the storage.",
     "schema": "Print the JSON Schema of run.yaml.",
     "version": "Print versions.",

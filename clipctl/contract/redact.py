@@ -6,6 +6,9 @@ import re
 
 MASK = "***"
 
+# `output_tokens` and `tokenizer` are settings of models.
+_WORDS = r"secret|password|passwd|(?<!output_)token(?!iz)|api_?key"
+
 _BY_SHAPE = (
     re.compile(r"(?P<keep>\b[a-z][a-z0-9+.-]*://)[^/\s:@]+:[^/\s@]+(?=@)", re.IGNORECASE),
     re.compile(r"(?P<keep>(?:X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature)=)[^&\s\"']+"),
@@ -13,13 +16,13 @@ _BY_SHAPE = (
 )
 _BY_NAME = (
     re.compile(
-        r"(?P<keep>\b\w*(?:secret_?access_?key|secret|password|passwd|token|api_?key)\w*[\"']?\s*[=:]\s*[\"']?)"
+        rf"(?P<keep>\b\w*(?:secret_?access_?key|{_WORDS})\w*[\"']?\s*[=:]\s*[\"']?)"
         r"[^\s\"',}&]{4,}",
         re.IGNORECASE,
     ),
 )
 
-_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_?KEY|PRIVATE_KEY|CREDENTIAL)", re.IGNORECASE)
+_SECRET_NAME = re.compile(rf"({_WORDS}|private_key|credential)", re.IGNORECASE)
 
 
 def redact(text: str) -> str:

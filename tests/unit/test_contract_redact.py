@@ -38,6 +38,8 @@ HARMLESS = [
     "git@host:repo.git",
     "mailto:somebody@example.com",
     "the tokenizer has 49408 tokens",
+    "hf_tokenizer_name: timm/ViT-B-16-SigLIP",
+    "output_tokens: True",
     "run.yaml:3:1 train.steps: Input should be greater than 0",
     "automountServiceAccountToken",
     "step-00000010.inc-000001",

@@ -197,9 +197,11 @@ def test_a_refused_token_is_not_a_missing_file(server, hub_environment):
 def test_the_mirror_replaces_hub_and_addresses(server, tmp_path):
     server.add(f"/m/{LAION}/resolve/main/{SAFE}", CONTENT)
     server.add("/m/dl.fbaipublicfiles.com/MMPT/metaclip/b32_400m.pt", b"metaclip")
-    fetcher = Fetcher(fetch_settings(tmp_path, mirror=f"{server.url}/m"))
+    settings = fetch_settings(tmp_path, mirror=f"{server.url}/m")
+    fetcher = Fetcher(settings)
     assert fetcher.weights("ViT-B-32", "laion2b_s34b_b79k").path.read_bytes() == CONTENT
-    assert fetcher.weights("ViT-B-32", "metaclip_400m", prefer_hf_hub=False).path.read_bytes() == b"metaclip"
+    addressed = Fetcher(settings, prefer_hf_hub=False)
+    assert addressed.weights("ViT-B-32", "metaclip_400m").path.read_bytes() == b"metaclip"
     assert fetcher.weights("ViT-B-32", "laion2b_s34b_b79k").path.read_bytes() == CONTENT
     assert len(server.asked(f"/m/{LAION}/resolve/main/{SAFE}")) == 1
 
@@ -307,12 +309,13 @@ def test_offline_opens_not_one_socket(server, hub_environment, name):
 
 
 def test_offline_with_a_mirror(server, tmp_path):
-    fetcher = Fetcher(fetch_settings(tmp_path, mirror=server.url, offline=True))
+    settings = fetch_settings(tmp_path, mirror=server.url, offline=True)
+    fetcher = Fetcher(settings)
     for source in ("laion2b_s34b_b79k", "openai"):
         with pytest.raises(MissingError, match="switched off"):
             fetcher.weights("ViT-B-32", source)
     with pytest.raises(MissingError, match="switched off"):
-        fetcher.weights("ViT-B-32", "openai", prefer_hf_hub=False)
+        Fetcher(settings, prefer_hf_hub=False).weights("ViT-B-32", "openai")
     assert server.requests == []
 
 

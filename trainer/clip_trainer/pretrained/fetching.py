@@ -42,44 +42,47 @@ class Fetcher:
         settings: caches, mirror, patience, offline mode. Default: those of the environment.
         progress: told how far downloads are.
         refresh: ask again for what is in the cache already.
+        prefer_hf_hub: take weights that have both a hub repository and an address from the hub.
     """
 
     def __init__(
-        self, settings: FetchSettings | None = None, progress: Progress = ignore, *, refresh: bool = False
+        self,
+        settings: FetchSettings | None = None,
+        progress: Progress = ignore,
+        *,
+        refresh: bool = False,
+        prefer_hf_hub: bool = True,
     ) -> None:
         self.settings = settings or from_environment()
-        self._progress, self._refresh = progress, refresh
+        self._progress, self._refresh, self._prefer_hf_hub = progress, refresh, prefer_hf_hub
 
-    def weights(
-        self, model: str | None, source: str, *, sha256: str | None = None, prefer_hf_hub: bool = True
-    ) -> Fetched:
+    def weights(self, model: str | None, source: str, *, sha256: str | None = None) -> Fetched:
         """Weights by tag of `model`, or by location.
 
         Args:
             model: name of the model; None if `source` cannot be a tag.
             source: tag, `hf-hub:org/repo[@revision][/file]`, `local-dir:PATH`, address or path.
             sha256: of the file, for locations.
-            prefer_hf_hub: take weights that have both a hub repository and an address from the hub.
 
         Raises:
             MissingError: neither a tag of the model nor a place; or nothing is there.
             ClipError: see `download`.
         """
         if model is not None and registry.is_pretrained_cfg(registry.canonical_model(model), source):
-            return self.entry(registry.entry(model, source), prefer_hf_hub=prefer_hf_hub)
+            return self.entry(registry.entry(model, source))
         if not is_location(source):
             _raise_unknown(model, source)
         return Fetched(self.location(source, sha256=sha256), source, None)
 
-    def entry(self, entry: PretrainedEntry, *, prefer_hf_hub: bool = True) -> Fetched:
+    def entry(self, entry: PretrainedEntry) -> Fetched:
         """Weights of the registry. Raises as `weights` does."""
         repository, filename = entry.repository
-        if not repository or (entry.url and not prefer_hf_hub):
+        if not repository or (entry.url and not self._prefer_hf_hub):
             return Fetched(self.url(entry.url, entry.sha256), entry.url, entry)
         try:
             path = self.hub(HubLocation(repository, None, filename))
         except ClipError as error:
-            if entry.url:
+            if entry.url and not self.settings.offline:
                 error.hint = f"{error.hint} The same weights are at {entry.url}: `clipctl models pull --from-url`."
             raise
         return Fetched(path, f"hf-hub:{repository}/{path.name}", entry)

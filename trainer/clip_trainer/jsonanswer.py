@@ -1,0 +1,31 @@
+"""How a process of the trainer answers the command line that started it: one JSON object as its last line of output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from clipctl.contract.errors import ClipError, ExitCode
+
+
+def answer(work: Callable[[list[str]], dict[str, Any]], arguments: list[str]) -> int:
+    """Do the work and print `{"result": …}`, or `{"error": {"problem", "hint", "code"}}`; the exit code.
+
+    Args:
+        work: what to do with the arguments.
+        arguments: of the process.
+    """
+    try:
+        result = work(arguments)
+    except ClipError as error:
+        told = {"problem": error.problem, "hint": error.hint, "code": int(error.code)}
+        print(json.dumps({"error": told}))
+        return int(error.code)
+    except MemoryError:
+        print(json.dumps({"error": {"problem": "out of memory.", "hint": "", "code": int(ExitCode.CANNOT_CREATE)}}))
+        return int(ExitCode.CANNOT_CREATE)
+    print(json.dumps({"result": result}))
+    sys.stdout.flush()
+    return int(ExitCode.OK)
