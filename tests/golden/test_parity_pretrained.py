@@ -1,4 +1,4 @@
-"""The registry against OpenCLIP's, pair by pair; and its hub cache against `huggingface_hub`."""
+"""The registry against OpenCLIP's, the hub's cache against `huggingface_hub`'s, and bundles loaded by both."""
 
 import os
 import subprocess
@@ -9,7 +9,10 @@ import pytest
 from clip_testkit.fetching import fetch_settings
 from clip_testkit.weightserver import serving
 from clip_trainer.pretrained import registry
+from clip_trainer.pretrained.fetching import Fetcher
 from clip_trainer.pretrained.hub import Hub
+from clipctl.bundlesources import from_weights
+from clipctl.modelbundle import write_bundle
 
 pytestmark = pytest.mark.parity
 
@@ -86,3 +89,54 @@ def test_we_find_what_huggingface_hub_fetched(server, tmp_path):
     hub = Hub(fetch_settings(tmp_path, server))
     assert [str(hub.fetch("org/model", name)) for name in FILES] == theirs
     assert server.requests == []
+
+
+@pytest.fixture(scope="module", name="bundle")
+def _bundle(open_clip, tmp_path_factory):
+    """A bundle of a small model whose weights OpenCLIP made, as `clipctl models bundle MODEL FILE OUT` writes it."""
+    import torch
+    from safetensors.torch import save_file
+
+    from clip_trainer.model.config import raw_config
+
+    folder = tmp_path_factory.mktemp("bundle")
+    torch.manual_seed(1)
+    theirs = open_clip.model.CLIP(**raw_config("ViT-tiny-8-32")).eval()
+    save_file(theirs.state_dict(), folder / "weights.safetensors")
+    fetcher = Fetcher(fetch_settings(folder, offline=True))
+    parts = from_weights("ViT-tiny-8-32", str(folder / "weights.safetensors"), fetcher)
+    write_bundle(parts, str(folder / "out"))
+    return theirs, f"local-dir:{folder / 'out'}"
+
+
+def features(model):
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    texts = torch.tensor([[49406, 320, 1125, 49407, *[0] * 20], [49406, 539, 49407, *[0] * 21]])
+    with torch.inference_mode():
+        return model.encode_image(images), model.encode_text(texts)
+
+
+def test_openclip_loads_a_bundle(open_clip, bundle):
+    import torch
+
+    theirs, location = bundle
+    model = open_clip.create_model(location, load_weights=True).eval()
+    for ours, expected in zip(features(model), features(theirs), strict=True):
+        assert torch.equal(ours, expected)
+    ids = open_clip.get_tokenizer(location)(["a photo of a cat"])
+    assert ids[0, :6].tolist() == [49406, 320, 1125, 539, 320, 2368]
+
+
+def test_we_load_a_bundle(bundle):
+    import torch
+
+    import clip_trainer
+
+    theirs, location = bundle
+    model, _, preprocess = clip_trainer.create_model_and_transforms(location)
+    for ours, expected in zip(features(model.eval()), features(theirs), strict=True):
+        assert torch.allclose(ours, expected, atol=1e-5)
+    assert preprocess is not None
