@@ -106,12 +106,24 @@ def fill(model: nn.Module, sharpness: float = 1.0) -> None:
         sharpness: factor on matrices; large ones make outputs differ much from input to input.
     """
     with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        for index, (name, parameter) in enumerate(sorted(model.named_parameters())):
             values = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
             if parameter.ndim < 2:
-                parameter.copy_(1 + 0.3 * values)
+                parameter.copy_(0.3 * values + (not name.endswith("bias")))
             else:
                 parameter.copy_(values * sharpness / parameter[0].numel() ** 0.5)
+
+
+def look_hard(coca: Any) -> None:
+    """Make the captions of a CoCa model depend much on the image, and end now and then."""
+    with torch.no_grad():
+        coca.visual.conv1.weight.mul_(20)
+        coca.visual.class_embedding.zero_()
+        coca.visual.positional_embedding.zero_()
+        coca.visual.attn_pool.query.mul_(4)
+        for block in coca.text_decoder.cross_attn:
+            block.attn.out_proj.weight.mul_(10)
+        coca.text_decoder.text_projection[:, -1].mul_(2)
 
 
 def trainable(model: nn.Module) -> set[str]:
