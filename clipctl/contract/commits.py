@@ -187,7 +187,7 @@ def newest(
     store: ObjectStore,
     load: Callable[[ObjectStore, CheckpointId], _Loaded],
     on_reject: Callable[[Rejection], None],
-    before: int | None = None,
+    wanted: Callable[[CheckpointId], bool] = lambda _: True,
 ) -> _Loaded | None:
     """Load the newest committed checkpoint that is intact; None only if nothing was ever committed.
 
@@ -195,14 +195,14 @@ def newest(
         store: the store of the run.
         load: reads and verifies one checkpoint; raises `CorruptError` if it is damaged.
         on_reject: called for each newer checkpoint that had to be passed over.
-        before: only look at checkpoints of earlier steps than this.
+        wanted: which checkpoints to look at. Default: all.
 
     Raises:
         CorruptError: checkpoints were committed but none verifies; starting from zero would hide the loss.
     """
     rejected = 0
     for checkpoint in reversed(list_checkpoints(store)):
-        if before is not None and checkpoint.step >= before:
+        if not wanted(checkpoint):
             continue
         try:
             return load(store, checkpoint)

@@ -246,7 +246,9 @@ def _keys(store: ObjectStore, prefix: str) -> list[str]:
     return [info.key for info in store.list(prefix)]
 
 
-def _close(one: float, other: float, tolerance: float = LOSS_TOLERANCE) -> bool:
+def _close(one: float | None, other: float | None, tolerance: float = LOSS_TOLERANCE) -> bool:
+    if one is None or other is None:  # a loss that was not finite
+        return one is other
     return abs(one - other) <= tolerance * max(abs(one), abs(other), 1e-6)
 
 

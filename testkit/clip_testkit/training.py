@@ -69,15 +69,23 @@ def write_config(folder: Path, name: str, data: str, /, **changes: dict[str, Any
 
 def use_small_model() -> None:
     """Make this process train `SMALL_MODEL`, whatever the configuration names."""
-    from clip_trainer.model import create_model
-    from clip_trainer.model.config import ClipConfig
     from clip_trainer.train import run
 
+    run.build_model = build_small_model  # type: ignore[attr-defined]
+
+
+def build_small_model(section: Any, loss: Any, seed: int, group: Any, **options: Any) -> Any:
+    """Stands in for `clip_trainer.train.build.build_model`."""
+    from clip_trainer.model import create_model
+    from clip_trainer.model.config import ClipConfig
+
     config = ClipConfig.from_dict(SMALL_MODEL, "the test kit's small model")
-    run.create_model = lambda _, *arguments, **options: create_model(config, *arguments, **options)  # type: ignore[attr-defined]
+    return create_model(config, section.precision, seed, device=group.device)
 
 
-def train_ranks(world: int, config: Path, folder: Path, cues: Sequence[Cue] = ()) -> list[tuple[int, str]]:
+def train_ranks(
+    world: int, config: Path, folder: Path, cues: Sequence[Cue] = (), poisoned: Sequence[int] = ()
+) -> list[tuple[int, str]]:
     """Run the trainer on `world` ranks until all have ended.
 
     Args:
@@ -85,6 +93,7 @@ def train_ranks(world: int, config: Path, folder: Path, cues: Sequence[Cue] = ()
         config: the configuration file.
         folder: for their output.
         cues: what happens to them.
+        poisoned: see `poison`.
 
     Returns:
         Exit code (negative: the signal that ended it) and output of each rank.
@@ -97,7 +106,7 @@ def train_ranks(world: int, config: Path, folder: Path, cues: Sequence[Cue] = ()
     outputs = [folder / f"rank-{rank}.log" for rank in range(world)]
     for rank, output in enumerate(outputs):
         own = [cue for cue in cues if cue.rank == rank]
-        process = context.Process(target=_rank_main, args=(rank, world, port, str(config), str(output), own))
+        process = context.Process(target=_rank_main, args=(rank, world, port, str(config), str(output), own, poisoned))
         process.start()
         processes.append(process)
     for process in processes:
@@ -108,7 +117,9 @@ def train_ranks(world: int, config: Path, folder: Path, cues: Sequence[Cue] = ()
     return [(int(p.exitcode or 0), o.read_text()) for p, o in zip(processes, outputs, strict=True)]
 
 
-def _rank_main(rank: int, world: int, port: int, config: str, output: str, cues: Sequence[Cue]) -> None:
+def _rank_main(
+    rank: int, world: int, port: int, config: str, output: str, cues: Sequence[Cue], poisoned: Sequence[int]
+) -> None:
     """Body of one rank; never returns."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -129,6 +140,7 @@ def _rank_main(rank: int, world: int, port: int, config: str, output: str, cues:
     torch.set_num_threads(1)
     use_small_model()
     act_on(cues)
+    poison(poisoned)
     code = main.main([config])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -148,3 +160,18 @@ def act_on(cues: Sequence[Cue]) -> None:
                 os.kill(os.getpid(), cue.signal)
 
     loop.record = record_and_act  # type: ignore[assignment]
+
+
+def poison(positions: Sequence[int]) -> None:
+    """Let the losses of the batches that begin at these samples be NaN, on the last rank of the group alone."""
+    from clip_trainer.train.objective import ModelObjective
+
+    backward = ModelObjective.backward
+
+    def poisoned(objective: Any, batch: Any, **options: Any) -> Any:
+        terms = backward(objective, batch, **options)
+        last = objective._group.rank == objective._group.world - 1
+        spoiled = last and batch.position_start in positions
+        return {name: term * float("nan") for name, term in terms.items()} if spoiled else terms
+
+    ModelObjective.backward = poisoned  # type: ignore[assignment, method-assign]

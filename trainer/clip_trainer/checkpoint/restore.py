@@ -40,7 +40,7 @@ def restore(
     parts: Mapping[str, Tensors],
     training_digest: str,
     on_reject: Callable[[Rejection], None],
-    before: int | None = None,
+    wanted: Callable[[CheckpointId], bool] = lambda _: True,
 ) -> Restored | None:
     """Fill `parts` in place, on every rank, from the newest intact checkpoint; None if there is none.
 
@@ -52,7 +52,7 @@ def restore(
         parts: targets by part of the checkpoint.
         training_digest: of this run.
         on_reject: called on rank 0 for each checkpoint that is damaged.
-        before: only look at checkpoints of earlier steps than this.
+        wanted: which checkpoints to look at. Default: all.
 
     Raises:
         CorruptError: all committed checkpoints are damaged, or one does not fit the model.
@@ -61,7 +61,7 @@ def restore(
     held: dict[str, Tensors] = {}
 
     def load() -> dict[str, Any] | None:
-        loaded = newest(store, _read, on_reject, before)
+        loaded = newest(store, _read, on_reject, wanted)
         if loaded is None:
             return None
         _check_identity(loaded, training_digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,8 @@ def loss_curve_png(steps: list[dict[str, Any]], title: str) -> bytes:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers = [event["step"] for event in steps]
-    axes.plot(numbers, [event["loss"] for event in steps], linewidth=1.2, color="#2563eb", label="loss")
+    losses = [math.nan if event["loss"] is None else event["loss"] for event in steps]  # a gap where it was not finite
+    axes.plot(numbers, losses, linewidth=1.2, color="#2563eb", label="loss")
     restarts = [b["step"] for a, b in pairwise(steps) if a["incarnation"] != b["incarnation"]]
     for index, step in enumerate(restarts):
         axes.axvline(step, color="#dc2626", linestyle=":", linewidth=1, label=None if index else "restart")

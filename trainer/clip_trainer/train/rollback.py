@@ -2,7 +2,7 @@
 
 Weights, optimiser, average and loss scale go back; step number, learning rate and position in the data go on. So the
 stretch of data on which training went wrong is left behind, and the ledger still has every step and every sample once.
-All of it follows from the state of the run alone: after a crash at any point it happens again in the same way.
+All of it follows from the state of the run and its regular checkpoints: after a crash it happens again in the same way.
 """
 
 from __future__ import annotations
@@ -50,7 +50,13 @@ def roll_back(run: Run, reason: str) -> None:
 def _restore(run: Run, first_bad: int) -> Restored | None:
     """Restore from before the bad steps, and from before the last target if nothing was saved since that return."""
     target, since = run.trainable.guard.target, run.trainable.guard.since  # restoring changes them
-    found = run.restore(before=first_bad)
+    found = _newest(run, first_bad)
     if found is None or target is None or found.checkpoint.step > since:
         return found
-    return run.restore(before=target) or run.restore(before=target + 1) or run.restore(before=first_bad)
+    return _newest(run, target) or _newest(run, target + 1) or _newest(run, first_bad)
+
+
+def _newest(run: Run, before: int) -> Restored | None:
+    """Restore from before a step; rather from a regular checkpoint, which the run has whether it was stopped or not."""
+    every = run.spec.checkpoint.every_steps
+    return run.restore(lambda c: c.step < before and c.step % every == 0) or run.restore(lambda c: c.step < before)

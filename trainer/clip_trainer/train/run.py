@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,7 @@ from clip_trainer.train.trainable import Trainable
 from clip_trainer.vision import Transforms, transforms_for
 from clipctl.contract import metric_names
 from clipctl.contract.commits import Rejection
-from clipctl.contract.layout import COMMITS
+from clipctl.contract.layout import COMMITS, CheckpointId
 from clipctl.contract.spec import RunSpec, lane_count
 from clipctl.contract.store import ObjectStore, open_store
 
@@ -84,11 +85,10 @@ class Run:
         average = self.trainable.average
         return average.in_place() if average is not None else nullcontext()
 
-    def restore(self, before: int | None = None) -> Restored | None:
-        """Bring weights, optimiser and so on to the newest intact checkpoint, or to one before a step. Collective."""
-        restored = self.trainable.restore(
-            self.store, self.group, self.identity.training_digest, partial(_report_rejection, self.events), before
-        )
+    def restore(self, wanted: Callable[[CheckpointId], bool] = lambda _: True) -> Restored | None:
+        """Bring weights, optimiser and so on to the newest intact checkpoint that is wanted. Collective."""
+        reject = partial(_report_rejection, self.events)
+        restored = self.trainable.restore(self.store, self.group, self.identity.training_digest, reject, wanted)
         if restored is not None and self.spec.model.quick_gelu is None:
             check_restored(restored.state, self.trainable, str(restored.checkpoint))
         return restored

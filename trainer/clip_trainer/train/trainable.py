@@ -19,6 +19,7 @@ from clip_trainer.train.group import Group
 from clip_trainer.train.guard import Guard
 from clipctl.contract.commits import Rejection
 from clipctl.contract.errors import CorruptError
+from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store import ObjectStore
 
 
@@ -60,7 +61,7 @@ class Trainable:
         group: Group,
         training_digest: str,
         on_reject: Callable[[Rejection], None],
-        before: int | None = None,
+        wanted: Callable[[CheckpointId], bool] = lambda _: True,
     ) -> Restored | None:
         """Become what the newest intact checkpoint holds; None if there is none. See `restore.restore`. Collective.
 
@@ -68,7 +69,7 @@ class Trainable:
             SpecError: it belongs to another run, or to another optimiser.
             CorruptError: it does not fit the model.
         """
-        found = restore(store, group, {WEIGHTS: dict(self.model.state_dict())}, training_digest, on_reject, before)
+        found = restore(store, group, {WEIGHTS: dict(self.model.state_dict())}, training_digest, on_reject, wanted)
         if found is not None:
             self._take(found)
         return found
