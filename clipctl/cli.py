@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "delete": "Remove a run; its checkpoints stay.",
     "checkpoints": "List, verify and export checkpoints.",
     "data": "Pack, index and verify data sets.",
+    "eval": "Measure a model: zero-shot accuracy, retrieval, loss.",
     "convert": "Write the run.yaml for an OpenCLIP training command.",
     "models": "List, describe, fetch and bundle models and weights.",
     "doctor": "Check this machine, the cluster and the storage.",

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from clipctl.contract.commits import read_commit, read_manifest, read_object
 from clipctl.contract.errors import CannotCreateError, CorruptError
@@ -16,11 +17,17 @@ from clipctl.safetensorsfile import merge, write_chunks
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
-_PART = "weights-"
+_AVERAGED, _WEIGHTS = "average-", "weights-"
 
 
-def export(store: ObjectStore, checkpoint: CheckpointId, directory: str) -> tuple[Path, Path]:
+def export(store: ObjectStore, checkpoint: CheckpointId, directory: str, *, averaged: bool = True) -> tuple[Path, Path]:
     """Write `open_clip_model.safetensors` and `open_clip_config.json`; every byte read is verified first.
+
+    Args:
+        store: the run's storage.
+        checkpoint: which one.
+        directory: where to write.
+        averaged: take the averaged weights if the run averages them (`train.ema`), as its own export does.
 
     Returns:
         The two paths.
@@ -36,17 +43,25 @@ def export(store: ObjectStore, checkpoint: CheckpointId, directory: str) -> tupl
             raise CannotCreateError(f"{path} exists already.", hint="Choose another directory, or remove it.")
     manifest = read_manifest(store, read_commit(store, checkpoint))
     content = manifest.state.get("open_clip_config")
-    shards = [stored for stored in manifest.objects if stored.name.startswith(_PART)]
+    averages = averaged and any(stored.name.startswith(_AVERAGED) for stored in manifest.objects)
+    part = _AVERAGED if averages else _WEIGHTS
+    shards = [stored for stored in manifest.objects if stored.name.startswith(part)]
     if not shards or not isinstance(content, dict):
         raise CorruptError(f"checkpoint {checkpoint} holds no exportable weights.")
     tensors = merge((stored.name, read_object(store, checkpoint, stored)) for stored in shards)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write(weights, write_chunks(tensors, {"format": "pt"}))
+        _write(weights, write_chunks(tensors, {"format": "pt", "quick_gelu": _quick_gelu(content)}))
         _write(config, [json.dumps(content, indent=2).encode()])
     except OSError as error:
         raise CannotCreateError(f"cannot write to {directory}: {error.strerror or error}.") from error
     return weights, config
+
+
+def _quick_gelu(config: dict[str, Any]) -> str:
+    """The activation, recorded in the file too: weights must not be run with the other one."""
+    model = config.get("model_cfg")
+    return str(bool(isinstance(model, dict) and model.get("quick_gelu", False))).lower()
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> None:

@@ -17,7 +17,7 @@ from clip_trainer.eval.prompts import resolve_classes, resolve_templates
 from clip_trainer.eval.validation import validate
 from clip_trainer.eval.zero_shot import Classifiers, zero_shot
 from clip_trainer.train.group import Group
-from clip_trainer.train.run import share_dataset
+from clip_trainer.train.shared_dataset import share_dataset
 from clip_trainer.vision import UndecodableImage, decode_image
 from clipctl.contract.sections import EvalSection, RetrievalSection, ZeroShotSection
 
