@@ -5,12 +5,14 @@ The oracle (`open_clip_torch==3.3.0`) is imported only when asked for.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clip_trainer.model import ClipConfig, ClipModel, SpeedUps, create_model
+from clip_testkit.shrunken_models import shrunken, small_timm_models
+from clip_trainer.model import ClipConfig, ClipModel, SpeedUps, create_model, get_config
 
 
 def oracle_for(config: ClipConfig, **options: Any) -> Any:
@@ -33,7 +35,7 @@ def oracle_for(config: ClipConfig, **options: Any) -> Any:
 
 
 def paired_models(config: ClipConfig, dtype: torch.dtype, speed_ups: SpeedUps | None = None) -> tuple[ClipModel, Any]:
-    """Ours and the oracle's with the same weights, which went there and back again, both strictly.
+    """Ours and the oracle's with the same weights, which went to the oracle and back again, both strictly.
 
     Args:
         config: of both.
@@ -41,11 +43,9 @@ def paired_models(config: ClipConfig, dtype: torch.dtype, speed_ups: SpeedUps | 
         speed_ups: of ours.
     """
     theirs = oracle_for(config).to(dtype)
-    ours = create_model(config, seed=1, speed_ups=speed_ups).to(dtype)
+    theirs.load_state_dict(create_model(config, seed=1).to(dtype).state_dict(), strict=True)
+    ours = create_model(config, seed=2, speed_ups=speed_ups).to(dtype)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    for parameter in theirs.parameters():
-        torch.nn.init.zeros_(parameter)
-    theirs.load_state_dict(ours.state_dict(), strict=True)
     return ours, theirs
 
 
@@ -87,3 +87,21 @@ def largest_difference(actual: Any, expected: Any) -> float:
         return 0.0
     assert len(actual) == len(expected)
     return max((largest_difference(a, b) for a, b in zip(actual, expected, strict=True)), default=0.0)
+
+
+def shrunken_difference(name: str, folder: Path) -> float:
+    """The largest difference between outputs of a small copy of a model of ours and the oracle's, in float64.
+
+    Weights go to the oracle and back on the way. The configuration is that of `clip_testkit.shrunken_models`.
+
+    Args:
+        name: of the model.
+        folder: for configurations of small Hugging Face models.
+    """
+    with small_timm_models(), torch.no_grad():
+        config = shrunken(get_config(name), folder)
+        ours, theirs = paired_models(config, torch.float64)
+        image, text = sample_batch(config, torch.float64, rows=2)
+        expected = theirs.eval()(image, text)
+        actual = ours.eval()(image, text)
+    return largest_difference(actual if isinstance(expected, dict) else tuple(actual), expected)
