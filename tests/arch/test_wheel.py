@@ -64,7 +64,16 @@ def test_nothing_else_is_inside(wheel):
 def test_metadata_names_one_version_one_command_and_the_extras(wheel):
     metadata = email.message_from_string(read(wheel, ".dist-info/METADATA"))
     assert metadata["Name"] == "clipctl"
-    assert set(metadata.get_all("Provides-Extra")) == {"trainer", "operator", "helm", "all"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "trainer",
+        "operator",
+        "helm",
+        "hf",
+        "syntax",
+        "tensorboard",
+        "wandb",
+        "all",
+    }
     assert metadata["License-Expression"] == "MIT"
     assert "clipctl = clipctl.cli:main" in read(wheel, ".dist-info/entry_points.txt")
 

@@ -83,3 +83,21 @@ def test_what_is_logged_is_what_the_ledger_says(store):
     ledger = {event["step"]: event["loss"] for event in read_events(store) if event["event"] == "step"}
     logged = {event.step + 1: event.value for event in found.Scalars("train/loss")}
     assert logged == pytest.approx({step: ledger[step] for step in logged}, rel=1e-6)
+
+
+def test_the_command_finds_in_the_checkpoint_what_the_run_found(store, tmp_path):
+    from clip_trainer.eval import command
+    from clipctl.evaluation import Questions, request_of
+    from clipctl.evaluationsubject import Choice, find_subject
+
+    data = f"{store.root}/../../data"
+    subject = find_subject(store.root, tmp_path, Choice())
+    section = Questions(data=data, classes=",".join(CLASSES), retrieval=data).section(None)
+    request = request_of(subject, section, precision="fp32", device="cpu", processes=1)
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    found = command.main([str(tmp_path / "request.json")])["results"]
+    results = json.loads(store.read("results.json"))
+    assert subject.checkpoint is not None
+    assert subject.checkpoint.startswith("step-00000008")
+    for name in ("zero_shot", "retrieval"):
+        assert found[name] == pytest.approx(results[name], abs=1e-5)
