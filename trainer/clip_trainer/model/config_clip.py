@@ -55,6 +55,9 @@ class ClipConfig(BaseModel):
             raise ValueError("multimodal_cfg needs custom_text")
         if self.kind == "clip" and self.text.embed_cls:
             raise ValueError("embed_cls needs custom_text")
+        if isinstance(self.vision.attentional_pool, str) and self.vision.width != self.embed_dim:
+            pool = self.vision.attentional_pool
+            raise ValueError(f"attentional_pool {pool} needs a vision width equal to embed_dim")
         return self
 
     @classmethod

@@ -147,6 +147,8 @@ class VisionConfig(BlockConfig):
             raise ValueError(f"patch_size {self.patch_size} is larger than image_size {self.image_size}")
         if not self.heads or self.width % self.heads:
             raise ValueError(f"head_width {self.head_width} does not divide width {self.width}")
+        if self.pos_embed_type == "sin_cos_2d" and self.width % 4:
+            raise ValueError(f"pos_embed_type sin_cos_2d needs a width divisible by 4, not {self.width}")
         return self
 
     @property
