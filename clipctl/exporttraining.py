@@ -14,7 +14,7 @@ from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store import ObjectStore
 from clipctl.safetensorsfile import Tensor, merge
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_STATE = ("step", "exp_avg", "exp_avg_sq")
 _ADAMW = {
     "amsgrad": False,
     "foreach": None,
@@ -55,7 +55,7 @@ def export_training(store: ObjectStore, checkpoint: CheckpointId, directory: str
         "epoch": int(epochs + 1e-9),
         "name": str(manifest.state.get("run", "clipctl")),
         "state_dict": weights,
-        "optimizer": _optimizer(described, optimizer, int(manifest.state["train"]["step"])),
+        "optimizer": _optimizer(described, {**_scalars(manifest), **optimizer}),
         "quick_gelu": bool(manifest.state["open_clip_config"]["model_cfg"].get("quick_gelu", False)),
     }
     try:
@@ -75,16 +75,29 @@ def _tensors(store: ObjectStore, checkpoint: CheckpointId, manifest: Manifest, p
     return merge((entry.name, read_object(store, checkpoint, entry)) for entry in stored)
 
 
-def _optimizer(described: dict[str, Any], moments: dict[str, Tensor], step: int) -> dict[str, Any]:
-    """The state dict of torch's AdamW over OpenCLIP's two groups."""
+def _scalars(manifest: Manifest) -> dict[str, Tensor]:
+    """What the optimiser keeps that is a single number: stored as JSON, by key and then by parameter, or for all."""
+    numbers = manifest.state["optimizer"]
+    names = [name for group in manifest.state["open_clip_training"]["parameters"] for name in group]
+    found: dict[str, Tensor] = {}
+    for entry in numbers["single"]:
+        values = entry["each"] if "each" in entry else dict.fromkeys(names, entry["all"])
+        found |= {f"{entry['key']}.{name}": _number(value) for name, value in values.items()}
+    return found
+
+
+def _optimizer(described: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
+    """The state dict of torch's AdamW over OpenCLIP's two groups; parameters that never had a gradient have none."""
     shared = {"lr": described["lr"], "betas": tuple(described["betas"]), "eps": described["eps"], **_ADAMW}
     state: dict[int, dict[str, Tensor]] = {}
-    groups = []
+    groups, first = [], 0
     for names, decay in zip(described["parameters"], described["weight_decay"], strict=True):
-        numbers = list(range(len(state), len(state) + len(names)))
+        numbers = list(range(first, first + len(names)))
+        first += len(names)
         for number, name in zip(numbers, names, strict=True):
-            kept = {moment: moments[f"{moment}.{name}"] for moment in _MOMENTS}
-            state[number] = {"step": _number(step), **kept}
+            kept = {key: stored[f"{key}.{name}"] for key in _STATE if f"{key}.{name}" in stored}
+            if kept:
+                state[number] = kept
         groups.append({**shared, "weight_decay": decay, "params": numbers})
     return {"state": state, "param_groups": groups}
 

@@ -87,22 +87,50 @@ def export(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", help="Which one. Default: the newest that verifies.")
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="folder|open-clip",
+            help="`folder`: weights that OpenCLIP loads as `local-dir:OUT`. `open-clip`: a training checkpoint "
+            "`OUT/epoch_K.pt` with the optimiser, for `--resume` of OpenCLIP.",
+        ),
+    ] = "folder",
     namespace: Namespace = None,
     context: Context = None,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint's weights as a folder that OpenCLIP loads as `local-dir:OUT`."""
+    """Write a checkpoint in a form that OpenCLIP reads."""
+    from clipctl.contract.errors import SpecError
     from clipctl.exportcheckpoint import export as write
     from clipctl.output import say, say_json
     from clipctl.runtarget import parse_id
 
+    if form not in ("folder", "open-clip"):
+        raise SpecError(f"--format {form} is not known.", hint="Use folder or open-clip.")
     store = _open(run, namespace, context)
     chosen = _newest(store) if checkpoint is None else parse_id(checkpoint)
+    if form == "open-clip":
+        _export_training(store, chosen, out, json)
+        return
     weights, config = write(store, chosen, out)
     if json:
         say_json({"checkpoint": str(chosen), "weights": str(weights), "config": str(config)})
     else:
         say(f"{chosen} exported: {weights}, {config}")
+
+
+def _export_training(store: ObjectStore, chosen: CheckpointId, out: str, json: bool) -> None:
+    from clipctl.exporttraining import export_training
+    from clipctl.output import note, say, say_json
+
+    path, epochs = export_training(store, chosen, out)
+    if epochs - int(epochs) > 1e-6:
+        note(f"{chosen} is at epoch {epochs:.2f}; OpenCLIP continues at the start of epoch {int(epochs)}.")
+    if json:
+        say_json({"checkpoint": str(chosen), "path": str(path), "epochs": epochs})
+    else:
+        say(f"{chosen} exported: {path}")
 
 
 def _open(run: str, namespace: str | None, context: str | None) -> ObjectStore:

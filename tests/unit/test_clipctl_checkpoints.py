@@ -187,6 +187,7 @@ def test_targets_may_be_files_or_directories(store, root, tmp_path, capsys):
         (["verify", "{root}", "--checkpoint", "latest"], ExitCode.USAGE),
         (["verify", "{root}", "--checkpoint", "step-00000009.inc-000001"], ExitCode.MISSING),
         (["export", "{empty}", "out"], ExitCode.MISSING),
+        (["export", "{empty}", "out", "--format", "zip"], ExitCode.USAGE),
         (["ls", "ftp://x/y"], ExitCode.USAGE),
     ],
 )

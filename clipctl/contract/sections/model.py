@@ -70,8 +70,8 @@ class ModelSection(Section):
     with loss scaling."""
 
     quick_gelu: bool | None = None
-    """Use QuickGELU in place of GELU. Default: what the model's configuration says. Weights made with the other one
-    are refused."""
+    """Use QuickGELU in place of GELU. Default: what the model's configuration says, and weights that were made with
+    the other one are refused. Any value says that you know better."""
 
     custom_text: bool = False
     """Build the text tower as a module of its own (`text.*` keys in the weights). Default false."""
