@@ -93,6 +93,19 @@ def summed_gradients(rank: int, world: int, bucket: int) -> list[list[float]]:
     return [parameter.grad.flatten().tolist() for parameter in parameters if parameter.grad is not None]
 
 
+def averaged_statistics(rank: int, world: int) -> list[list[float]]:
+    """Running means and variances of one layer after averaging; rank r has r + 1 times [1, 2] and [3, 4]."""
+    from clip_trainer.train.running_statistics import RunningStatistics
+
+    layer = torch.nn.BatchNorm1d(2)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.copy_(torch.tensor([1.0, 2.0]) * (rank + 1))
+    layer.running_var.copy_(torch.tensor([3.0, 4.0]) * (rank + 1))
+    RunningStatistics(layer).average(group_of(rank, world))
+    return [layer.running_mean.tolist(), layer.running_var.tolist()]
+
+
 def trained_parts(seed: int) -> dict[str, Tensors]:
     """The state tensors of a small model, filled with noise."""
     weights = dict(small_model().state_dict())
