@@ -26,7 +26,7 @@ Refresh = Annotated[bool, typer.Option("--refresh", help="Ask again for what is 
 
 @app.command("list")
 def list_models(
-    pattern: Annotated[str, typer.Argument(metavar="[PATTERN]", help="Only models that match, as 'ViT-B-*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(metavar="PATTERN", help="Only models that match, as 'ViT-B-*'.")] = "*",
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="List the published weights: one line per model and tag.")
     ] = False,
@@ -52,7 +52,7 @@ def list_models(
 @app.command("show")
 def show(
     model: Model,
-    tag: Annotated[str | None, typer.Argument(metavar="[TAG]", help="Tag of published weights.")] = None,
+    tag: Annotated[str | None, typer.Argument(metavar="TAG", help="Tag of published weights.")] = None,
     json: Json = False,
 ) -> None:
     """Describe a model, or published weights of it."""
@@ -70,7 +70,7 @@ def show(
 def pull(
     model: Annotated[str, typer.Argument(metavar="MODEL | LOCATION", help="Name of a model, or where weights are.")],
     source: Annotated[
-        str | None, typer.Argument(metavar="[TAG]", help="Tag, hf-hub:org/repo[@revision][/file], address or path.")
+        str | None, typer.Argument(metavar="TAG", help="Tag, hf-hub:org/repo[@revision][/file], address or path.")
     ] = None,
     cache_dir: CacheDir = None,
     sha256: Annotated[str | None, typer.Option("--sha256", help="Digest that a location's file must have.")] = None,

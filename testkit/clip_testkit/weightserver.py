@@ -191,10 +191,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if start > len(file.content):
             self._head(416, {"Content-Length": "0"})
             return
-        body, headers = file.content[start:], {"Content-Length": str(len(file.content) - start), **file.headers}
+        body, headers = file.content[start:], {"Content-Length": str(len(file.content) - start)}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(file.content) - 1}/{len(file.content)}"
-        self._head(206 if start else 200, headers, file.etag)
+        self._head(206 if start else 200, {**headers, **file.headers}, file.etag)
         if self.command == "HEAD":
             return
         if fault.hold is not None:

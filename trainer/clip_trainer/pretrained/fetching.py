@@ -116,12 +116,16 @@ class Fetcher:
         return mirror.fetch_first(repository, filenames, revision, refresh=self._refresh)
 
     def url(self, url: str, sha256: str | None = None) -> Path:
-        """A file by address."""
-        if self.settings.mirror is not None:
+        """A file by address; addresses of web servers are looked up in the mirror, if there is one."""
+        if self._is_mirrored(url):
             return Mirror(self.settings, self._progress).fetch_url(url, sha256, refresh=self._refresh)
         place = parse_location(url)
         assert isinstance(place, UrlLocation)
         return fetch_url(place, self.settings, sha256=sha256, refresh=self._refresh, progress=self._progress)
+
+    def _is_mirrored(self, url: str) -> bool:
+        mirror = self.settings.mirror
+        return mirror is not None and url.startswith(("http://", "https://")) and not url.startswith(f"{mirror}/")
 
 
 def fetch(

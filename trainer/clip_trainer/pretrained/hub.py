@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -113,11 +113,11 @@ class Hub:
         path = f"/api/models/{checked_repository(repository)}/revision/{quote(revision or MAIN, safe='')}"
         answer = self._request("GET", self._settings.endpoint + path)
         try:
-            data = b"".join(answer.chunks())
+            data = b"".join(_limited(answer.chunks(), _INFO_LIMIT))
         finally:
             answer.close()
         try:
-            raw = json.loads(data[:_INFO_LIMIT])
+            raw = json.loads(data)
             files = tuple(str(item["rfilename"]) for item in raw.get("siblings", ()))
             licence = (raw.get("cardData") or {}).get("license")
             return RepositoryInfo(str(raw["sha"]), files, licence if isinstance(licence, str) else None)
@@ -194,3 +194,13 @@ class Hub:
         parts = urlsplit(self._settings.endpoint)
         safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
         return {"Authorization": f"Bearer {self._settings.token}"} if self._settings.token and safe else {}
+
+
+def _limited(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """The first `limit` bytes or a little more: nobody's description of a repository is larger."""
+    count = 0
+    for chunk in chunks:
+        yield chunk
+        count += len(chunk)
+        if count >= limit:
+            return

@@ -76,8 +76,9 @@ class HubCache:
 
     def forget(self, cached: CachedFile) -> None:
         """Remove a damaged file, link and blob."""
-        cached.path.resolve().unlink(missing_ok=True)
-        cached.path.unlink(missing_ok=True)
+        with translated(cached.path):
+            cached.path.resolve().unlink(missing_ok=True)
+            cached.path.unlink(missing_ok=True)
 
     def _repository(self, repository: str) -> Path:
         return self._root / f"models--{repository.replace('/', '--')}"

@@ -7,6 +7,8 @@ import fcntl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from clip_trainer.pretrained.partial import translated
+
 
 @contextlib.contextmanager
 def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -15,9 +17,14 @@ def file_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
     Args:
         path: the file; it stays, because removing it would let two processes lock two files of one name.
         on_wait: called once if another process holds it.
+
+    Raises:
+        PermissionDeniedError, CannotCreateError: the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,7 +8,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from clip_trainer.pretrained.digests import Expected, check, digest_in_url
 from clip_trainer.pretrained.download import DownloadProgress, Progress, download, ignore
@@ -90,7 +90,8 @@ def _fetch(location: UrlLocation, target: Path, wanted: _Wanted, settings: Fetch
 
 def _published_digest(location: UrlLocation, settings: FetchSettings) -> str | None:
     """What `NAME.sha256` beside the file says, in the format of `sha256sum`; None if there is no such file."""
-    origin = _origin(f"{location.url}.sha256", settings)
+    parts = urlsplit(location.url)
+    origin = _origin(urlunsplit(parts._replace(path=f"{parts.path}.sha256")), settings)
     patience = Patience(settings.give_up_after, settings.clock)
     while True:
         try:
