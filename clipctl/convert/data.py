@@ -92,7 +92,10 @@ def _packed(table: str, purpose: str, command: OpenClipCommand, conversion: Conv
 
 
 def _augment(command: OpenClipCommand, conversion: Conversion) -> None:
-    for key, value in (command["aug_cfg"] or {}).items():
+    given = dict(command["aug_cfg"] or {})
+    if given.get("use_timm") and given.get("color_jitter"):
+        given.setdefault("color_jitter_prob", 1.0)  # timm changes the colours of every image
+    for key, value in given.items():
         if key == "use_timm":
             conversion.note("--aug-cfg use_timm: not needed; every augmentation is built in.")
         elif key in _AUGMENT:

@@ -262,6 +262,20 @@ class TestRulesBetweenFields:
         assert "eval.zero_shot.classes" in problems(with_({"eval.zero_shot": {"data": "d", "classes": ["a"]}}))
 
 
+@pytest.mark.parametrize(
+    ("augment", "word"),
+    [
+        ({"color_jitter_prob": 0.5}, "need each other"),
+        ({"color_jitter": [0.1, 0.1, 0.1, 0.1]}, "need each other"),
+        ({"color_jitter": [0, 0, 0, 0.7], "color_jitter_prob": 0.5}, "at most 0.5"),
+        ({"scale": [0.9, 0.5]}, "greater than"),
+    ],
+)
+def test_augmentations_that_cannot_be_meant(augment, word):
+    with pytest.raises(ValidationError, match=word):
+        spec(data__augment=augment)
+
+
 class TestSecrets:
     @pytest.mark.parametrize(
         "name",

@@ -8,7 +8,6 @@ import torch
 
 from clip_testkit.pictures import picture
 from clip_trainer.vision import OPENAI_PREPROCESS, Preprocess, eval_transform, train_transform, transforms_for
-from clipctl.contract.errors import SpecError
 from clipctl.contract.sections import AugmentSection, PreprocessSection
 
 PIXELS = np.asarray(picture(50, 70))
@@ -64,13 +63,6 @@ def test_every_augmentation_of_the_run_reaches_the_pixels(augment):
     transforms = transforms_for(model(), augment=AugmentSection(**augment))
     assert not torch.equal(transforms.train(PIXELS, 9), train_transform(PIXELS, 32, 9))
     assert torch.equal(transforms.evaluate(PIXELS), eval_transform(PIXELS, 32))
-
-
-def test_bad_colour_jitter_is_said_at_the_start():
-    with pytest.raises(SpecError, match="needs the strengths"):
-        transforms_for(model(), augment=AugmentSection(color_jitter_prob=0.5))
-    with pytest.raises(SpecError, match=r"color_jitter: .*0\.7.*at most 0\.5"):
-        transforms_for(model(), augment=AugmentSection(color_jitter=(0, 0, 0, 0.7), color_jitter_prob=0.5))
 
 
 def test_the_noise_of_erasing_has_the_runs_statistics():

@@ -10,6 +10,8 @@ from clipctl.contract.sections.base import Fraction, Location, NonNegativeFloat,
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+MAX_HUE = 0.5
+"""Half of the colour circle; more would come round again."""
 _PAIR = Field(min_length=2, max_length=2, strict=False)
 
 
@@ -45,6 +47,10 @@ class AugmentSection(Section):
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if low > high:
                 raise ValueError(f"augment.{name}: {low} is greater than {high}")
+        if (self.color_jitter is None) == (self.color_jitter_prob > 0):
+            raise ValueError("augment.color_jitter and augment.color_jitter_prob need each other")
+        if self.color_jitter is not None and self.color_jitter[3] > MAX_HUE:
+            raise ValueError(f"augment.color_jitter: the hue, {self.color_jitter[3]}, is at most {MAX_HUE}")
         return self
 
 

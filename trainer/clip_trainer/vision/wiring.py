@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from clip_trainer.vision.color import JitterRanges
 from clip_trainer.vision.decode import Pixels
 from clip_trainer.vision.preprocess import OPENAI_PREPROCESS, Preprocess
 from clip_trainer.vision.resizing import height_width
 from clip_trainer.vision.transform import eval_transform, train_transform
-from clipctl.contract.errors import SpecError
 from clipctl.contract.sections import AugmentSection, PreprocessSection
 
 
@@ -45,25 +43,8 @@ def transforms_for(
         model: has `visual.image_size`, and `visual.preprocess_cfg` if its weights ask for a preprocessing of their own.
         preprocess: the run's overrides (`model.preprocess`).
         augment: the run's `data.augment`.
-
-    Raises:
-        SpecError: strengths of colour jitter are missing or out of bounds.
     """
     augment = augment or AugmentSection()
-    _check(augment)
     asked = OPENAI_PREPROCESS.overlaid(getattr(model.visual, "preprocess_cfg", None) or {})
     overrides = {} if preprocess is None else preprocess.model_dump()
     return Transforms(height_width(model.visual.image_size), asked.overlaid(overrides), augment)
-
-
-def _check(augment: AugmentSection) -> None:
-    """Say at the start what would otherwise fail in a loader thread."""
-    if augment.color_jitter_prob and augment.color_jitter is None:
-        raise SpecError(
-            "data.augment.color_jitter_prob needs the strengths in data.augment.color_jitter.",
-            hint="Four numbers: brightness, contrast, saturation, hue; for example [0.32, 0.32, 0.32, 0.08].",
-        )
-    try:
-        JitterRanges.of(augment.color_jitter or ())
-    except ValueError as error:
-        raise SpecError(f"data.augment.color_jitter: {error}.", hint="The hue is at most 0.5.") from None
