@@ -50,6 +50,8 @@ def hf_config(name: str) -> Any:
         UnavailableError: the hub cannot be reached.
     """
     transformers = transformers_module()
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise MissingError(f"There is no config.json in {name}.", hint="Check the folder.")
     built_in = _built_in().get(name.removeprefix("FacebookAI/"))
     if built_in is not None and not Path(name).is_dir():
         return transformers.AutoConfig.for_model(**built_in)

@@ -69,11 +69,11 @@ class HFTextTower(nn.Module):
         """
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
+            self.proj = _projection(self.proj_type, self.config.hidden_size, self.output_dim)
             if pretrained:
                 self.transformer = load_hf_model(self.name, self.config, pooling_layer=self._own_pooling)
             else:
                 self.transformer = build_hf_model(self.config, pooling_layer=self._own_pooling)
-            self.proj = _projection(self.proj_type, self.config.hidden_size, self.output_dim)
         self.train(self.training)
 
     def forward(self, text: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -203,9 +203,24 @@ def timm_module() -> ModuleType:
 
 
 def _build(config: VisionConfig, embed_dim: int, *, pretrained: bool) -> tuple[nn.Module, nn.Sequential]:
-    """Network and head. The network's own classifier is the projection if neither pooling nor projection is ours."""
-    pool, proj = config.timm_pool, config.timm_proj
-    options: dict[str, Any] = {}
+    """Network and head, with errors that say what to do."""
+    name = config.timm_model_name
+    try:
+        return _parts(config, embed_dim, pretrained)
+    except OSError as error:
+        raise UnavailableError(
+            f"The weights of timm's {name!r} could not be fetched: {error}",
+            hint="Check the network, set HF_ENDPOINT to a mirror, or set model.pretrained_image: false.",
+        ) from None
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise SpecError(f"timm cannot build {name!r}: {error}", hint="Check the timm_* fields.") from None
+
+
+def _parts(config: VisionConfig, embed_dim: int, pretrained: bool) -> tuple[nn.Module, nn.Sequential]:
+    """The network's own classifier is the projection if neither pooling nor projection is ours."""
+    create = timm_module().create_model
+    name, pool, proj = config.timm_model_name, config.timm_pool, config.timm_proj
+    options: dict[str, Any] = {"pretrained": pretrained}
     if config.timm_drop_path is not None:
         options["drop_path_rate"] = config.timm_drop_path
     if config.patch_dropout > 0:
@@ -214,29 +229,14 @@ def _build(config: VisionConfig, embed_dim: int, *, pretrained: bool) -> tuple[n
         raise SpecError(f"There is no projection called {proj!r}.", hint="Known: linear, mlp, none.")
     if pool not in _OWN_POOLS and proj not in _PROJECTIONS:
         classes = 0 if proj == "none" else embed_dim
-        trunk = _create(config, pretrained, num_classes=classes, global_pool=pool, **options)
-        return trunk, nn.Sequential()
-    trunk = _create(config, pretrained, **options)
+        return create(name, num_classes=classes, global_pool=pool, **options), nn.Sequential()
+    trunk = create(name, **options)
     if pool in _OWN_POOLS:
         trunk.reset_classifier(0, global_pool="")
     else:
         # An empty name leaves the network its own pooling.
         trunk.reset_classifier(0, **({"global_pool": pool} if pool else {}))
     return trunk, _head(trunk, config, embed_dim)
-
-
-def _create(config: VisionConfig, pretrained: bool, **options: Any) -> Any:
-    timm = timm_module()
-    name = config.timm_model_name
-    try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:
-        raise UnavailableError(
-            f"The weights of timm's {name!r} could not be fetched: {error}",
-            hint="Check the network, set HF_ENDPOINT to a mirror, or set model.pretrained_image: false.",
-        ) from None
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise SpecError(f"timm cannot build {name!r}: {error}", hint="Check the timm_* fields.") from None
 
 
 def _head(trunk: Any, config: VisionConfig, embed_dim: int) -> nn.Sequential:
