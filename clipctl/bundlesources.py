@@ -12,7 +12,8 @@ from clip_trainer.pretrained.fetching import Fetched, Fetcher
 from clip_trainer.pretrained.hub import Hub
 from clip_trainer.pretrained.locations import HubLocation, PathLocation, is_location, parse_location
 from clipctl.contract.errors import ClipError, CorruptError, MissingError, SpecError
-from clipctl.modelbundle import CONFIG, Ingredients, config_of, tokenizer_of
+from clipctl.exportcheckpoint import CONFIG
+from clipctl.modelbundle import Ingredients, config_of, tokenizer_of
 from clipctl.trainerprocess import run_trainer
 
 _CONVERTER = "clip_trainer.pretrained.to_safetensors"
@@ -90,10 +91,11 @@ def from_run(target: str, folder: Path, fetcher: Fetcher, *, tokenizer: bool = T
     """
     from clipctl.contract.commits import newest_verified
     from clipctl.exportcheckpoint import export
+    from clipctl.output import note
     from clipctl.runtarget import find
 
     store = find(target).open()
-    record = newest_verified(store)
+    record = newest_verified(store, lambda rejected: note(f"REJECTED {rejected.checkpoint}: {rejected.problem}"))
     if record is None:
         raise MissingError(f"{store.root} holds no checkpoint.", hint="The run has not committed one yet.")
     weights, config_path = export(store, record.id, str(folder))
