@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from clip_testkit.model_parity import oracle_for
-from clip_trainer.model import ClipConfig, create_model, get_config
+from clip_testkit.model_parity import oracle_for, sample_batch
+from clip_trainer.model import ClipConfig, SpeedUps, create_model, get_config, get_precision
 from clip_trainer.model.skip_fills import SkipFills
 
 pytestmark = pytest.mark.parity
@@ -125,3 +125,31 @@ def test_fixed_positions_are_the_oracles(open_clip):
     ours, theirs = create_model(config).visual.positional_embedding, oracle_for(config).visual.positional_embedding
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
     assert not ours.requires_grad
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+@pytest.mark.parametrize("precision", NAMES)
+def test_low_precision_outputs_are_as_near_the_oracles_as_rounding_allows(open_clip, precision, custom_text):
+    from open_clip.factory import _set_model_device_and_precision
+    from open_clip.model import get_cast_dtype
+
+    fields = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": 90, "width": 32, "heads": 4, "layers": 2},
+        "custom_text": custom_text,
+    }
+    config, mode = ClipConfig.from_dict(fields, "small"), get_precision(precision)
+    ours = create_model(config, precision, seed=3, speed_ups=SpeedUps(pooled_last_block=False))
+    theirs = oracle_for(config, cast_dtype=get_cast_dtype(precision))
+    _set_model_device_and_precision(theirs, "cpu", precision)
+    theirs.load_state_dict(ours.state_dict())
+    image, text = sample_batch(config, mode.image_dtype)
+    with torch.no_grad(), mode.autocast("cpu"):
+        expected, actual = theirs(image, text), ours(image, text)
+    tolerance = {torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+    for got, wanted in zip(actual, expected, strict=True):
+        assert got.dtype == wanted.dtype
+    low = mode.autocast_dtype or mode.weight_dtype
+    for got, wanted in zip(actual[:2], expected[:2], strict=True):
+        torch.testing.assert_close(got.float(), wanted.float(), rtol=0, atol=tolerance[low])
