@@ -243,6 +243,17 @@ class TestRanks:
         for name, wanted in alone.items():
             assert answers[0][name] == pytest.approx(wanted, abs=1e-5)
 
+    def test_more_ranks_than_samples_and_classes(self, tmp_path):
+        write_labelled_dataset(tmp_path / "labelled", [2])
+        asked = {
+            "zero_shot": {"data": str(tmp_path / "labelled"), "classes": ["zero", "one"]},
+            "retrieval": {"data": str(tmp_path / "labelled"), "loss_batch": 1},
+        }
+        alone = evaluation(0, 1, asked)
+        for answer in run_ranks(3, tmp_path, evaluation, 3, asked):
+            for name, wanted in alone.items():
+                assert answer[name] == pytest.approx(wanted, abs=1e-5)
+
     def test_a_problem_of_one_rank_reaches_all(self, tmp_path):
         write_labelled_dataset(tmp_path / "labelled", [1, 2])
         asked = {"zero_shot": {"data": str(tmp_path / "labelled"), "classes": ["zero", "one"]}}

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     section = EvalSection.model_validate_json(json.dumps(request["eval"]))
     with _peers(int(request["processes"]), arguments[0]):
         group = join_group(int(request["processes"]), _gpus(request["device"]))
-        evaluator = Evaluator(group, section)
+        evaluator = Evaluator(group, section, max(2, len(os.sched_getaffinity(0)) // group.world))
         results = evaluator.run(_encoder(request, group), evaluator.names)
         leave_group()
     return {"results": results, "processes": group.world, "device": group.device.type}

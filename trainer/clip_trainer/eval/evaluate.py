@@ -31,10 +31,12 @@ class Evaluator:
     Attributes:
         group: the ranks that share the work.
         section: what to evaluate.
+        threads: decoder threads of this rank.
     """
 
     group: Group
     section: EvalSection
+    threads: int = 2
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _folders: dict[str, list[Labelled]] = field(default_factory=dict)
 
@@ -81,7 +83,9 @@ class Evaluator:
             self._folders[folder] = [(path, number) for path, number in found]
         rank, world = self.group.rank, self.group.world
         images = self._folders[folder]
-        return FolderStream(folder, images, transform=encoder.transform, rank=rank, world=world, chunk=CHUNK)
+        return FolderStream(
+            folder, images, transform=encoder.transform, rank=rank, world=world, chunk=CHUNK, threads=self.threads
+        )
 
     def _retrieve(self, encoder: Encoder, section: RetrievalSection) -> dict[str, float | int]:
         pairs = self._stream(encoder, section.data)
@@ -98,6 +102,7 @@ class Evaluator:
             rank=self.group.rank,
             world=self.group.world,
             chunk=CHUNK,
+            threads=self.threads,
             undecodable=(UndecodableImage,),
         )
 

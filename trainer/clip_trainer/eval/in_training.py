@@ -23,7 +23,7 @@ class Evaluation:
 
     def __init__(self, run: Run, logs: ExperimentLogs) -> None:
         self._run, self._logs = run, logs
-        self._evaluator = Evaluator(run.group, run.spec.eval)
+        self._evaluator = Evaluator(run.group, run.spec.eval, run.spec.data.threads)
         self._frequency = Frequency(run.spec.eval, run.group, run.dataset.index.samples)
 
     def after_step(self, samples_before: int) -> None:
