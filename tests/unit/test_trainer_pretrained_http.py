@@ -1,5 +1,7 @@
 """The HTTP client, its errors and its origins, one request at a time."""
 
+import socket
+
 import pytest
 
 from clip_testkit.fetching import fetch_settings
@@ -193,6 +195,17 @@ def test_broken_connections_may_mend(error):
     assert isinstance(found, TransientError)
     assert type(error).__name__ in found.problem
     assert "secret" not in found.problem
+
+
+def test_a_connection_that_was_never_made_is_told_apart_from_one_that_broke(server, tmp_path):
+    client = HttpClient(fetch_settings(tmp_path, connect_timeout=1.0))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(TransientError) as caught:
+        client.request("GET", f"http://127.0.0.1:{port}/f")
+    assert caught.value.unreachable
+    assert not httperrors.of_connection(ConnectionResetError("reset"), "https://h/f").unreachable
 
 
 # --- origins ---

@@ -202,6 +202,38 @@ def test_patience_doubles_its_waits_up_to_a_cap_and_ends():
     assert not isinstance(caught.value, TransientError)
 
 
+def unreachable():
+    error = TransientError("nobody there.")
+    error.unreachable = True
+    return error
+
+
+def test_where_nobody_ever_answered_less_time_is_wasted():
+    clock = ImpatientClock()
+    patience = Patience(180, clock)
+    for _ in range(5):
+        patience.wait_after(unreachable())
+    with pytest.raises(UnavailableError, match="gave up after 30 s"):
+        patience.wait_after(unreachable())
+    assert sum(clock.slept) < 30
+
+
+def test_a_network_that_fails_halfway_gets_the_full_time():
+    clock = ImpatientClock()
+    patience = Patience(180, clock)
+    patience.progressed()
+    for _ in range(13):
+        patience.wait_after(unreachable())
+    with pytest.raises(UnavailableError, match="gave up after 180 s"):
+        patience.wait_after(unreachable())
+    assert 140 < sum(clock.slept) < 180
+
+
+def test_each_wait_is_logged(caplog):
+    Patience(100, ImpatientClock()).wait_after(TransientError("https://h/f: busy."))
+    assert caplog.messages == ["https://h/f: busy. Trying again in 0.5 s."]
+
+
 def test_progress_gives_new_patience():
     clock = ImpatientClock()
     patience = Patience(10, clock)

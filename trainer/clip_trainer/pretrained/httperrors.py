@@ -12,6 +12,8 @@ from clipctl.contract.errors import ClipError, MissingError, PermissionDeniedErr
 
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _NETWORK_HINT = "Check the network, the proxy (HTTPS_PROXY) and the service's status, then run it again."
+# Of urllib3, by name: it is not imported before a connection is wanted.
+_NOT_CONNECTED = frozenset({"NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ProxyError"})
 _LONGEST_WAIT = 3600.0  # seconds; a server may ask for any
 
 
@@ -60,7 +62,9 @@ def of_connection(error: BaseException, url: str) -> ClipError:
             f"{shown_url(url)}: the server's certificate is not trusted ({reason}).",
             hint="Set SSL_CERT_FILE to the certificates of your proxy or mirror.",
         )
-    return TransientError(f"{shown_url(url)} cannot be read ({reason}).", hint=_NETWORK_HINT)
+    found = TransientError(f"{shown_url(url)} cannot be read ({reason}).", hint=_NETWORK_HINT)
+    found.unreachable = type(error).__name__ in _NOT_CONNECTED
+    return found
 
 
 def of_server(problem: str) -> UnavailableError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 
 from clipctl.contract.errors import UnavailableError
 
+_log = logging.getLogger(__name__)
 _BASE = 0.5  # seconds
 _CAP = 20.0  # seconds
+_UNREACHED = 30.0  # seconds without any answer at all: most likely there is no network, and nobody waits for that
 
 
 class Clock:
@@ -28,9 +31,10 @@ class Clock:
 
 
 class TransientError(UnavailableError):
-    """A failure that may be over in a moment; `retry_after` are the seconds the server asked to wait."""
+    """A failure that may be over in a moment."""
 
-    retry_after: float = 0.0
+    retry_after: float = 0.0  # seconds that the server asked to wait
+    unreachable: bool = False  # no connection could be made
 
 
 class Patience:
@@ -48,12 +52,14 @@ class Patience:
         self._limit = give_up_after
         self._clock = clock
         self._failures = 0
-        self._deadline = clock.monotonic() + give_up_after
+        self._since = clock.monotonic()
+        self._has_progressed = False
 
     def progressed(self) -> None:
         """Bytes arrived: what failed before no longer counts."""
         self._failures = 0
-        self._deadline = self._clock.monotonic() + self._limit
+        self._since = self._clock.monotonic()
+        self._has_progressed = True
 
     def wait_after(self, error: TransientError) -> None:
         """Sleep before the next attempt.
@@ -63,9 +69,12 @@ class Patience:
         """
         delay = max(self._clock.draw() * min(_CAP, _BASE * 2**self._failures), error.retry_after)
         self._failures += 1
-        if self._clock.monotonic() + delay >= self._deadline:
+        hopeless = error.unreachable and not self._has_progressed
+        limit = min(self._limit, _UNREACHED) if hopeless else self._limit
+        if self._clock.monotonic() + delay >= self._since + limit:
             raise UnavailableError(
-                f"{error.problem.rstrip('.')}; gave up after {self._limit:g} s without progress.",
+                f"{error.problem.rstrip('.')}; gave up after {limit:g} s without progress.",
                 hint=error.hint or "Check the network and run it again; what arrived is kept.",
             ) from error
+        _log.warning("%s Trying again in %.1f s.", error.problem, delay)
         self._clock.sleep(delay)
