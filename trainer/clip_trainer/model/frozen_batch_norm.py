@@ -49,7 +49,8 @@ class FrozenBatchNorm2d(nn.Module):
         shift = -self.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias
-        mapped = x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+        # In the precision of the statistics, which is the larger one under autocast.
+        mapped = (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
         activated: Tensor = self.act(self.drop(mapped))
         return activated
 
