@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from clip_testkit.training import build_small_model
 from clip_trainer.config import load_config
 from clip_trainer.train import loop
 from clip_trainer.train import run as run_module
@@ -19,13 +18,12 @@ from clip_trainer.train.run import Run
 from clipctl.contract.errors import TryAgainError
 
 
-def small_models(setter: Callable[[Any, str, Any], None]) -> None:
-    """Let runs of this process train the test kit's small model, and serve no metrics.
+def no_metrics(setter: Callable[[Any, str, Any], None]) -> None:
+    """Let runs of this process serve no metrics.
 
     Args:
         setter: `monkeypatch.setattr`, which undoes it after the test.
     """
-    setter(run_module, "build_model", build_small_model)
     setter(TrainerMetrics, "serve", lambda *_: 0)
 
 

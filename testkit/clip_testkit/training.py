@@ -1,7 +1,7 @@
 """Training runs in miniature: whole trainer processes on a few tiny pictures, killed on cue.
 
-Each rank is a real process that runs `clip_trainer.main.main`, in a group of its own on a free port; only the model is
-smaller than any built-in one. What happens to a rank happens at an exact step, so nothing depends on timing.
+Each rank is a real process that runs `clip_trainer.main.main`, in a group of its own on a free port, on a model that
+is smaller than any built-in one. What happens to a rank happens at an exact step, so nothing depends on timing.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def write_labelled_dataset(folder: Path, counts: Sequence[int]) -> None:
 
 
 def write_config(folder: Path, name: str, data: str, /, **changes: dict[str, Any]) -> Path:
-    """A configuration file for a run of 8 steps with a batch of 12, with sections updated by `changes`."""
+    """A configuration file for a run of 8 steps with a batch of 12, with sections updated by `changes`. It trains
+    `SMALL_MODEL` under the name of a larger one.
+    """
     raw: dict[str, Any] = {
         "name": name,
-        "model": {"name": "ViT-tiny-8-32", "precision": "fp32"},
+        "model": {"name": "ViT-tiny-8-32", "config": str(folder / "small-model.json"), "precision": "fp32"},
         "data": {"train": data, "shuffle_block": 4},
         "train": {"global_batch": 12, "micro_batch": 5, "steps": 8, "learning_rate": 1e-3, "warmup_steps": 2},
         "checkpoint": {"path": str(folder / "runs"), "every_steps": 4, "keep": 2},
@@ -61,26 +63,11 @@ def write_config(folder: Path, name: str, data: str, /, **changes: dict[str, Any
     }
     for section, change in changes.items():
         raw[section] = {**raw.get(section, {}), **change}
+    (folder / "small-model.json").write_text(json.dumps(SMALL_MODEL))
     spec = RunSpec.model_validate(raw)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"spec": spec.resolved(), "spec_digest": spec.digest()}))
     return path
-
-
-def use_small_model() -> None:
-    """Make this process train `SMALL_MODEL`, whatever the configuration names."""
-    from clip_trainer.train import run
-
-    run.build_model = build_small_model  # type: ignore[attr-defined]
-
-
-def build_small_model(section: Any, loss: Any, seed: int, group: Any, **options: Any) -> Any:
-    """Stands in for `clip_trainer.train.build.build_model`."""
-    from clip_trainer.model import create_model
-    from clip_trainer.model.config import ClipConfig
-
-    config = ClipConfig.from_dict(SMALL_MODEL, "the test kit's small model")
-    return create_model(config, section.precision, seed, device=group.device)
 
 
 def train_ranks(
@@ -138,7 +125,6 @@ def _rank_main(
     from clip_trainer import main
 
     torch.set_num_threads(1)
-    use_small_model()
     act_on(cues)
     poison(poisoned)
     code = main.main([config])

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from clip_testkit.shards import write_dataset
-from clip_testkit.training import use_small_model, write_config
+from clip_testkit.training import write_config
 from clip_trainer import main as main_module
 from clip_trainer.config import load_config
 from clip_trainer.main import is_peer_loss, main
-from clip_trainer.train import run as run_module
 from clipctl.contract import commits, layout
 from clipctl.contract.errors import UnavailableError
 from clipctl.contract.store import open_store
@@ -25,8 +24,6 @@ def _process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(run_module, "create_model", run_module.create_model)  # restored after use_small_model
-    use_small_model()
     yield
     torch.set_num_threads(threads)
     for number, handler in handlers.items():
@@ -81,11 +78,8 @@ class TestBadInput:
         (tmp_path / "run.json").write_text("{}")
         assert error(str(tmp_path / "run.json"))[0] == 64
 
-    def test_an_unknown_model(self, error, config, monkeypatch):
-        from clip_trainer.model import create_model
-
-        monkeypatch.setattr(run_module, "create_model", create_model)
-        code, line = error(config(model={"name": "ViT-tiny-8-33"}))
+    def test_an_unknown_model(self, error, config):
+        code, line = error(config(model={"name": "ViT-tiny-8-33", "config": None}))
         assert code == 64
         assert "Did you mean ViT-tiny-8-32?" in line
 
@@ -291,10 +285,11 @@ class TestStopping:
                     run.model.logit_scale.fill_(float("nan"))
 
         monkeypatch.setattr(loop, "record", record_and_poison)
-        path = config(train={"steps": 4}, checkpoint={"every_steps": 1})
-        code, line = error(path)
-        assert code == 70
-        assert "the loss is nan" in line
+        guard = {"max_skipped": 1, "max_rollbacks": 0}
+        code, line = error(config(train={"steps": 5, "guard": guard}, checkpoint={"every_steps": 1}))
+        assert code == 64
+        assert "could not be used" in line
+        assert "Lower train.learning_rate" in line
 
 
 class TestUnexpected:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from clip_testkit.trainhere import small_models, train_here
+from clip_testkit.trainhere import no_metrics, train_here
 from clip_testkit.training import write_config, write_labelled_dataset
 from clip_trainer.config import load_config
 from clip_trainer.model.interchange import from_bytes
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    small_models(monkeypatch.setattr)
+    no_metrics(monkeypatch.setattr)
 
 
 def config_of(tmp_path, data, name, precision="fp32", **train):

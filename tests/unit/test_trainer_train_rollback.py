@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clip_testkit import history
-from clip_testkit.trainhere import small_models, train_here
+from clip_testkit.trainhere import no_metrics, train_here
 from clip_testkit.training import Cue, poison, train_ranks, write_config, write_labelled_dataset
 from clip_trainer.config import load_config
 from clip_trainer.train.events import read_events, trajectory
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def here(monkeypatch):
     """Runs in this process, with steps (from 1) whose batches are poisoned."""
-    small_models(monkeypatch.setattr)
+    no_metrics(monkeypatch.setattr)
     original = ModelObjective.backward
 
     def poisoned(*steps):
