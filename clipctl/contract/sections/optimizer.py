@@ -33,17 +33,17 @@ class ParameterGroupSection(Section):
     """Other settings for some parameters; the first group that matches counts."""
 
     match: Glob
-    """Shell pattern over parameter names, as `visual.*`."""
+    """Shell pattern over parameter names, as `visual.*`. A pattern without a match is an error."""
 
     learning_rate_scale: NonNegativeFloat = 1.0
     """Factor on the learning rate. Default 1."""
 
     weight_decay: NonNegativeFloat | None = None
-    """Weight decay of the matching parameters. Default: as without the group."""
+    """Weight decay of the matching parameters that decay at all. Default: as without the group."""
 
 
 class EmaSection(Section):
-    """Exponential moving average of the weights, used for evaluation and export."""
+    """Average of the weights, used for evaluation and export; the raw weights are exported below `export/raw/`."""
 
     decay: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.9999
     """Share of the old average that stays at each update. Default 0.9999."""
@@ -56,11 +56,11 @@ class GuardSection(Section):
     """What to do about steps whose loss or gradient is not finite, or that leap."""
 
     max_skipped: NonNegativeInt = 10
-    """Bad steps in a row whose update is skipped before the run goes back to the last verified checkpoint. Default
-    10."""
+    """Bad steps in a row whose update is skipped before the weights go back to the last verified checkpoint from before
+    them; the data goes on. Default 10."""
 
     max_rollbacks: NonNegativeInt = 2
-    """Returns to a checkpoint before the run fails. Default 2."""
+    """Returns to a checkpoint before the run fails; each in vain goes one checkpoint further back. Default 2."""
 
     spike_factor: PositiveFloat | None = None
     """Also treat a step as bad if its loss exceeds the mean of the last `window` steps this many times. Default: only

@@ -69,18 +69,20 @@ class TrainSection(Section):
     """`constant-cooldown`: 1 (default) falls in a line, 2 in a parabola."""
 
     optimizer: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_./-]+$", max_length=64)] = "adamw"
-    """`adamw` (default), another optimiser of torch by its name in lower case (`sgd`, `nadam`, `adafactor`, `muon`),
-    or `timm/<name>` (needs timm)."""
+    """`adamw` (default), another optimiser of torch by its name in lower case (`sgd`, `nadam`, `adafactor`), `muon`
+    (for the matrices of the blocks, AdamW for the rest), or `timm/<name>` (needs timm)."""
 
     optimizer_options: OptimizerOptions = Field(default_factory=dict)
     """Further arguments of the optimiser. Default: none."""
 
     weight_decay: NonNegativeFloat = 0.2
-    """Decoupled weight decay of matrices; biases, norms and logit_scale are exempt. Default 0.2."""
+    """Weight decay of matrices, decoupled if the optimiser does so; biases, norms and logit_scale are exempt. Default
+    0.2."""
 
     decay_rule: DecayRule = "openclip"
     """Which parameters decay. `openclip` (default): as OpenCLIP 3.3, all matrices, position embeddings included;
-    `modern`: as its development version, without class and position embeddings."""
+    `modern`: as its development version, without class and position embeddings. OpenCLIP 3.3 does the latter with
+    optimisers of timm, and so do both rules."""
 
     no_decay: Annotated[tuple[Glob, ...], Field(strict=False)] = ()
     """Shell patterns of further parameters that do not decay."""
@@ -95,7 +97,8 @@ class TrainSection(Section):
     """Decay of the first moment. Default 0.9."""
 
     beta2: Fraction | None = None
-    """Decay of the second moment. Default as OpenCLIP: 0.98 for models with "vit" in their name, otherwise 0.999."""
+    """Decay of the second moment. Default as OpenCLIP: 0.98 for models with "vit" in their name, otherwise 0.999;
+    optimisers of timm have their own defaults."""
 
     eps: PositiveFloat | None = None
     """Term in the denominator. Default as OpenCLIP: 1e-6 for models with "vit" in their name, otherwise 1e-8."""
