@@ -13,7 +13,7 @@ from typing import Any
 
 from clip_trainer.pretrained.digests import sha256_of
 from clip_trainer.pretrained.fetching import Fetcher
-from clip_trainer.pretrained.registry import PretrainedEntry
+from clip_trainer.pretrained.registry import NORMS, PretrainedEntry
 from clip_trainer.pretrained.tokenizerfiles import clip_tokenizer_files, tokenizer_files
 from clipctl.contract.errors import CannotCreateError
 from clipctl.exportcheckpoint import CONFIG, WEIGHTS
@@ -76,7 +76,9 @@ def tokenizer_of(config: dict[str, Any], fetcher: Fetcher) -> dict[str, Path | b
 def config_of(model_cfg: dict[str, Any], entry: PretrainedEntry | None) -> dict[str, Any]:
     """Content of `open_clip_config.json` for a named model, with what the weights say about images and activation."""
     if entry is None:
-        return {"model_cfg": model_cfg, "preprocess_cfg": {}}
+        mean, std = NORMS["openai"]  # OpenCLIP's default for weights of which it knows nothing else
+        default = {"mean": list(mean), "std": list(std), "interpolation": "bicubic", "resize_mode": "shortest"}
+        return {"model_cfg": model_cfg, "preprocess_cfg": default}
     if entry.quick_gelu:
         model_cfg = {**model_cfg, "quick_gelu": True}
     preprocess = {

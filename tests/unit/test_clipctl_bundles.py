@@ -145,7 +145,9 @@ def test_preprocessing_is_that_of_the_weights():
         "interpolation": "bicubic",
         "resize_mode": "squash",
     }
-    assert config_of({"a": 1}, None) == {"model_cfg": {"a": 1}, "preprocess_cfg": {}}
+    unknown = config_of({"a": 1}, None)
+    assert unknown["model_cfg"] == {"a": 1}
+    assert unknown["preprocess_cfg"] == config_of({}, registry.entry("ViT-B-32", "openai"))["preprocess_cfg"]
 
 
 def test_the_callers_configuration_is_not_changed():

@@ -22,12 +22,13 @@ FAMILIES = (
 """Data files, in the order in which OpenCLIP lists the models."""
 
 _Triple = tuple[float, float, float]
-_NORMS: dict[str, tuple[_Triple, _Triple]] = {
+NORMS: dict[str, tuple[_Triple, _Triple]] = {
     "openai": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+"""Mean and standard deviation of the channels, 0 to 1, by the name the data files use."""
 _QUICK = "-quickgelu"
 
 
@@ -136,7 +137,7 @@ def _table() -> dict[str, dict[str, PretrainedEntry]]:
 
 def _entry(model: str, tag: str, raw: dict[str, Any]) -> PretrainedEntry:
     hub, url = raw.get("hf_hub", ""), raw.get("url", "")
-    mean, std = _NORMS[raw["norm"]]
+    mean, std = NORMS[raw["norm"]]
     licence, basis = _licence(tag, hub, url)
     return PretrainedEntry(
         model=model,
