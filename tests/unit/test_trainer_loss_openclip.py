@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from clip_testkit.contrastive import dense, dense_distillation, dense_sigmoid, features, teacher_features
 from clip_testkit.ranks import run_ranks
@@ -96,6 +97,7 @@ def test_one_rank_stays_alone_in_a_group(tmp_path):
 
 def losses_alone(rank):
     """The loss of this rank's own features, then of the other rank's."""
+    dist.barrier()  # a rank that leaves before the other has arrived would break its connection
     return [float(ClipLoss()(*(t.detach() for t in features(4, 5, seed)))) for seed in (rank, 1 - rank)]
 
 
@@ -106,6 +108,7 @@ def test_a_rank_that_is_not_the_groups_is_refused(tmp_path):
 
 
 def wrong_rank(rank):
+    dist.barrier()
     try:
         ClipLoss(rank=1 - rank, world_size=2)(*(tensor.detach() for tensor in features(4, 5, 0)))
     except ValueError as error:
