@@ -1,12 +1,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from clipctl.cli import main
 from clipctl.contract.errors import ExitCode
 from clipctl.dataprogress import ProgressLine
-
-Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture

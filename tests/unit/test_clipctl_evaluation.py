@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy as safetensors
 
 from clip_testkit.runyaml import MINIMAL
 from clipctl import evaluation, trainerprocess
@@ -18,8 +20,6 @@ from clipctl.contract.store_local import LocalStore
 from clipctl.evaluation import Questions, Subject, append, metrics, request_of
 from clipctl.evaluationsubject import Choice, find_subject
 
-np = pytest.importorskip("numpy")
-safetensors = pytest.importorskip("safetensors.numpy")
 ANSWER = {"results": {"retrieval": {"clip_val_loss": 2.5, "num_samples": 7}}, "processes": 1, "device": "cpu"}
 
 

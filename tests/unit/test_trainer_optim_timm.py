@@ -3,13 +3,12 @@
 import sys
 
 import pytest
+import timm.optim as timm
 import torch
 from torch import nn
 
 from clip_trainer.optim import GroupRules, OptimizerSettings, build_optimizer
 from clipctl.contract.errors import SpecError
-
-timm = pytest.importorskip("timm.optim")
 
 
 def build(name, weight_decay=0.1, **settings):

@@ -11,8 +11,6 @@ from clip_trainer.text import SimpleTokenizer
 from clip_trainer.text.syntax import nouns_first
 from clipctl.contract.errors import MissingError
 
-nltk = pytest.importorskip("nltk")
-
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
