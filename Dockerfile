@@ -15,10 +15,12 @@ ENV PATH=/opt/build/bin:${PATH}
 
 # Of pyproject.toml only the requirements, so that no other edit of it rebuilds the big layer.
 FROM tools AS requirements
+# What run.yaml can ask for; `trainer,operator` is the least, without towers of Hugging Face and timm, and without logs.
+ARG EXTRAS=trainer,operator,hf,timm,tensorboard,wandb
 COPY pyproject.toml /pyproject.toml
 RUN python3 -c "import tomllib; project = tomllib.load(open('/pyproject.toml', 'rb'))['project']; \
-extra = project['optional-dependencies']; \
-print(*sorted({*project['dependencies'], *extra['trainer'], *extra['operator']}), sep='\n')" >/requirements.txt
+extra = project['optional-dependencies']; wanted = '${EXTRAS}'.split(','); \
+print(*sorted({*project['dependencies'], *(r for name in wanted for r in extra[name])}), sep='\n')" >/requirements.txt
 
 # The thin layer: the project's own wheel, in an environment at the same path.
 FROM tools AS project

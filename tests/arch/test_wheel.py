@@ -71,6 +71,7 @@ def test_metadata_names_one_version_one_command_and_the_extras(wheel):
         "hf",
         "syntax",
         "tensorboard",
+        "timm",
         "wandb",
         "all",
     }
