@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from clip_trainer.eval.in_training import Evaluation
-from clip_trainer.model.interchange import CONFIG_FILE, WEIGHTS_FILE, open_clip_config, to_bytes
 from clip_trainer.train.curve import loss_curve_png
 from clip_trainer.train.events import read_events, trajectory
+from clip_trainer.train.export import write_export
 from clip_trainer.train.run import Run
 from clipctl.contract import layout
 
@@ -62,15 +62,3 @@ def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
     }
     run.store.write(layout.RESULTS, json.dumps(results, indent=2).encode())
     return results
-
-
-def write_export(run: Run) -> None:
-    """Store the model as OpenCLIP loads it: the averaged weights if the run averages them, and then `raw/` as well."""
-    configuration = json.dumps(open_clip_config(run.model.config, run.transforms.preprocess), indent=2).encode()
-    average, own = run.trainable.average, dict(run.model.state_dict())
-    folders = {"": own} if average is None else {"": average.state_dict(), "raw/": own}
-    for folder, weights in folders.items():
-        run.store.write(
-            f"{layout.EXPORT}{folder}{WEIGHTS_FILE}", to_bytes(weights, quick_gelu=run.model.config.quick_gelu)
-        )
-        run.store.write(f"{layout.EXPORT}{folder}{CONFIG_FILE}", configuration)
