@@ -1,5 +1,6 @@
 """The image tower: patch dropout, pooling, positions, intermediates."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,30 @@ def test_patch_dropout_keeps_the_class_token_and_whole_patches():
         assert len(set(chosen)) == 4
         assert set(chosen) <= set(before[1:, 0].tolist())
     assert (kept[..., 0] == kept[..., 2]).all()
+
+
+def test_with_keys_each_image_decides_for_itself():
+    dropout = PatchDropout(0.5)
+    x = torch.arange(5 * 17.0).reshape(5, 17, 1)
+    keys = np.array([7, 8, 9, 7, 10], dtype=np.uint64)
+    with dropout.keyed(keys):
+        kept = dropout(x) - x[:, :1]
+    assert torch.equal(kept[0], kept[3])  # the same key
+    assert not torch.equal(kept[0].sort(dim=0).values, kept[1].sort(dim=0).values)
+    with dropout.keyed(keys[2:]):
+        assert torch.equal(dropout(x[2:]) - x[2:, :1], kept[2:])  # whatever else is in the batch
+    torch.manual_seed(0)
+    first = dropout(x)
+    torch.manual_seed(1)
+    assert not torch.equal(dropout(x), first)  # without keys torch's generator decides again
+
+
+def test_keyed_patches_are_dropped_evenly():
+    dropout = PatchDropout(0.5)
+    with dropout.keyed(np.arange(4000, dtype=np.uint64)):
+        kept = dropout(torch.arange(17.0).reshape(1, 17, 1).expand(4000, 17, 1))[:, 1:].flatten().long()
+    counts = torch.bincount(kept, minlength=17)[1:]
+    assert (counts.double() - 2000).abs().max() < 5 * (4000 * 0.25) ** 0.5
 
 
 def test_patch_dropout_never_leaves_an_image_without_patches():

@@ -36,6 +36,14 @@ def test_text_length_is_rounded_up_within_the_context(batch, longest, rounded):
     assert {part.text_length for part in split(batch, 3)} == {rounded}
 
 
+def test_every_sample_has_a_key_of_its_own_at_its_turn(batch):
+    keys = np.concatenate([part.keys for part in split(batch, 3)])
+    assert len(set(keys.tolist())) == SIZE
+    assert (keys == np.concatenate([part.keys for part in split(batch, 100)])).all()
+    batch.position_start += SIZE
+    assert not set(keys.tolist()) & set(next(split(batch, 100)).keys.tolist())
+
+
 def test_no_samples_are_still_one_part(batch):
     """Every rank must take part in the collectives of the loss."""
     batch.images, batch.tokens = batch.images[:0], batch.tokens[:0]

@@ -146,6 +146,19 @@ def test_dropped_patches_are_the_same_in_both_passes(micro_batch):
     assert slope == pytest.approx(float((run(0.0)[1] * direction).sum()), rel=1e-6)
 
 
+def test_dropped_patches_do_not_depend_on_the_split():
+    def run(micro_batch):
+        model = tiny_model("clip")
+        model.visual.set_patch_dropout(0.5)
+        terms = objective_of(Setup("clip", micro_batch=micro_batch), model, group_of(0, 1)).backward(
+            tiny_batch((ROWS,))
+        )
+        return terms["contrastive_loss"], model.visual.proj.grad
+
+    for found, expected in zip(run(3), run(100), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_half_precision_outputs_reach_the_loss_in_float32():
     out = Runner(tiny_model("siglip").bfloat16(), FP64, OPENAI_PREPROCESS, CPU)._features(
         torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(2, 3)

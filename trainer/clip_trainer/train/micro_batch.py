@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from clip_trainer.data.batch import Batch
+from clip_trainer.data.prp import U64, derive
 
 _LENGTH_MULTIPLE = 8
 
 
 class MicroBatch(NamedTuple):
-    """What the towers see at once: uint8 images [n, 3, h, w], tokens [n, context], and the longest caption in it."""
+    """What the towers see at once."""
 
     images: torch.Tensor
+    """uint8 [n, 3, h, w]."""
     tokens: torch.Tensor
+    """int64 [n, context]."""
     text_length: int
+    """Of the longest caption in it."""
+    keys: U64
+    """[n], decide the randomness of each sample; the same whichever rank and piece it is in."""
 
 
 def split(batch: Batch, size: int) -> Iterator[MicroBatch]:
@@ -28,6 +35,7 @@ def split(batch: Batch, size: int) -> Iterator[MicroBatch]:
     samples, context = batch.tokens.shape
     longest = max(1, batch.text_max_len)  # towers want at least one token, also of no samples
     length = min(context, -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE)
+    keys = derive(np.full_like(batch.sample_ids, batch.position_start), batch.sample_ids)
     for start in range(0, max(samples, 1), size):
         end = start + size
-        yield MicroBatch(batch.images[start:end], batch.tokens[start:end], length)
+        yield MicroBatch(batch.images[start:end], batch.tokens[start:end], length, keys[start:end])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from clip_trainer.loss import Features, LossTerms, caption_loss
 from clip_trainer.loss.pairwise import widened
 from clip_trainer.model import Precision
+from clip_trainer.model.patch_dropout import PatchDropout
 from clip_trainer.train.micro_batch import MicroBatch
 from clip_trainer.vision import Preprocess, normalize
 
@@ -40,7 +41,7 @@ class Runner:
         """Both towers."""
         images, tokens = self._inputs(part)
         options = {"text_length": part.text_length} if self._truncates else {}
-        with self._precision.autocast(self._device.type):
+        with self._precision.autocast(self._device.type), self._keyed(part):
             image = self.model.encode_image(images, normalize=True)
             text = self.model.encode_text(tokens, normalize=True, **options)
         return self._features(image, text)
@@ -48,9 +49,14 @@ class Runner:
     def features_and_captions(self, part: MicroBatch) -> tuple[Features, Tensor, Tensor]:
         """Both towers and the caption decoder of a CoCa: features, logits [n, t, vocabulary], labels [n, t]."""
         images, tokens = self._inputs(part)
-        with self._precision.autocast(self._device.type):
+        with self._precision.autocast(self._device.type), self._keyed(part):
             out = self.model(images, tokens)
         return self._features(out["image_features"], out["text_features"]), out["logits"], out["labels"]
+
+    def _keyed(self, part: MicroBatch) -> AbstractContextManager[None]:
+        """Let the samples, not their place in a batch, decide which patches are left out."""
+        dropout = getattr(getattr(self.model, "visual", None), "patch_dropout", None)
+        return dropout.keyed(part.keys) if isinstance(dropout, PatchDropout) else nullcontext()
 
     def _inputs(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
         images = normalize(
