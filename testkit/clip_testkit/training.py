@@ -135,8 +135,9 @@ def _rank_main(
 
 def act_on(cues: Sequence[Cue]) -> None:
     """Let this process signal itself when it has done the steps of `cues`."""
-    from clip_trainer.train import loop
+    from clip_trainer.train import loop as module
 
+    loop: Any = module
     record = loop.record
 
     def record_and_act(run: Any, *arguments: Any) -> None:
@@ -145,7 +146,7 @@ def act_on(cues: Sequence[Cue]) -> None:
             if run.state.step == cue.step:
                 os.kill(os.getpid(), cue.signal)
 
-    loop.record = record_and_act  # type: ignore[assignment]
+    loop.record = record_and_act
 
 
 def poison(positions: Sequence[int]) -> None:

@@ -16,8 +16,9 @@ from clip_trainer.library import create as creation
 from clip_trainer.library.source import find_source
 from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.pretrained import registry
+from clip_trainer.pretrained.fetching import Fetcher
 from clip_trainer.weights.activation import ActivationMismatch
-from clipctl.contract.errors import ClipError, CorruptError, ExitCode
+from clipctl.contract.errors import ClipError, CorruptError, ExitCode, MissingError
 
 TINY = {
     "embed_dim": 16,
@@ -351,6 +352,19 @@ def test_openai_archives_by_path(tmp_path):
     with pytest.raises(RuntimeError, match="published no model called 'ViT-Z'"):
         clip_trainer.load_openai_model("ViT-Z", device="cpu")
     assert "ViT-B-32" in clip_trainer.list_openai_models()
+
+
+def test_openai_archives_by_name_are_the_original_files(monkeypatch):
+    seen = []
+
+    def fetch(self, url, sha256=None):
+        seen.append(url)
+        raise MissingError("not here")
+
+    monkeypatch.setattr(Fetcher, "url", fetch)
+    with pytest.raises(MissingError):
+        clip_trainer.load_openai_model("ViT-B/32", device="cpu")
+    assert seen == [clip_trainer.get_pretrained_url("ViT-B-32", "openai")]
 
 
 def test_what_a_model_carries_along():

@@ -41,13 +41,13 @@ from clip_trainer.vision.pipeline import image_transform_v2
 from clip_trainer.vision.preprocess import AugmentationCfg, PreprocessCfg
 from clip_trainer.weights.load import load_state
 from clip_trainer.weights.read import read_weights
-from clipctl.contract.errors import ClipError
+from clipctl.contract.errors import ClipError, MissingError
 
 _log = logging.getLogger(__name__)
 Transform = Callable[..., torch.Tensor]
 
 
-class WeightsUnavailableError(ClipError, RuntimeError):
+class WeightsUnavailableError(MissingError, RuntimeError):
     """The weights that were asked for could not be had (a RuntimeError in OpenCLIP)."""
 
 

@@ -58,7 +58,7 @@ def _openai_file(name: str, cache_dir: str | None) -> Path:
     model = registry.canonical_model(name)
     if not Path(name).is_file() and registry.is_pretrained_cfg(model, "openai"):
         # By address: the archive itself, from which the configuration is inferred.
-        return Fetcher(from_environment(cache_dir)).entry(registry.entry(model, "openai"), prefer_hf_hub=False).path
+        return Fetcher(from_environment(cache_dir), prefer_hf_hub=False).entry(registry.entry(model, "openai")).path
     if not Path(name).is_file():
         raise WeightsUnavailableError(
             f"OpenAI published no model called {name!r}.",
