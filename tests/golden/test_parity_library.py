@@ -149,7 +149,7 @@ def test_constants(open_clip):
         assert ours == theirs
 
 
-@pytest.mark.parametrize(("name", "how"), zip(CONFIGS, ["pt", "safetensors"] * 3, strict=True))
+@pytest.mark.parametrize(("name", "how"), [*zip(CONFIGS, ["pt", "safetensors"] * 3, strict=True)])
 def test_weights_go_both_ways(open_clip, configs, tmp_path, name, how):
     """Theirs to ours by file, ours to theirs by the other format; outputs of both, as tuples and as dicts."""
     path = tmp_path / f"w.{how}"
