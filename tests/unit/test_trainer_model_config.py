@@ -242,5 +242,5 @@ def test_a_file_is_read_in_both_layouts(tmp_path):
         read_config(tmp_path / "none.json")
 
 
-def test_the_command_line_knows_the_same_names():
+def test_the_command_line_knows_the_same_names(no_additions):
     assert models.model_names() == model_names()

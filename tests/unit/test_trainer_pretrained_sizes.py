@@ -5,6 +5,7 @@ from importlib import resources
 
 import pytest
 
+from clip_trainer.model import config_catalogue
 from clip_trainer.model.config import model_names
 from clip_trainer.pretrained.sizes import ModelSize, model_size
 
@@ -19,7 +20,8 @@ def built(name):
     )
 
 
-def test_every_named_model_has_its_size():
+def test_every_named_model_has_its_size(monkeypatch):
+    monkeypatch.setattr(config_catalogue, "_added", {})
     assert [name for name in model_names() if model_size(name) is None] == []
     text = resources.files("clip_trainer.pretrained").joinpath("sizes.json").read_text()
     assert set(json.loads(text)) == set(model_names())

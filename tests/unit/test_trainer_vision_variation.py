@@ -62,7 +62,8 @@ def test_each_strength_matters(index):
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("name", ["flip_prob", "gray_scale_prob", "erase_prob", "color_jitter_prob"])
 def test_probabilities(name, probability):
-    augment = AugmentSection(**{name: probability, "color_jitter": JITTER})
+    strengths = {"color_jitter": JITTER} if name == "color_jitter_prob" else {}
+    augment = AugmentSection(**{name: probability, **strengths})
     small = torch.from_numpy(np.asarray(picture(8, 8)).transpose(2, 0, 1).copy())
     rate = share(lambda key: not torch.equal(vary(small, key, augment, OPENAI_PREPROCESS), small), 1000)
     assert abs(rate - probability) < 4 * (probability * (1 - probability) / 1000) ** 0.5 + 0.01
