@@ -122,7 +122,9 @@ def test_twenty_steps(open_clip, kind, optimizer, dtype, tolerance):
     model.load_state_dict(oracle.state_dict())
     expected = train_oracle(open_clip, oracle, kind, optimizer, dtype)
     precision = FP64 if dtype == torch.float64 else get_precision("fp32")
-    assert train_ours(model, kind, optimizer, precision) == pytest.approx(expected, rel=tolerance)
+    # The loss is a difference of logits, which are up to 100 large: that is what rounding is relative to.
+    losses = train_ours(model, kind, optimizer, precision)
+    assert losses == pytest.approx(expected, rel=tolerance, abs=100 * tolerance)
     assert expected[-1] < expected[0]
     wanted = oracle.state_dict()
     for key, value in model.state_dict().items():
