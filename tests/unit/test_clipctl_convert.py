@@ -65,7 +65,7 @@ export MASTER_PORT=12802
 master_addr=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR=$master_addr
 
-cd /shared/open_clip
+cd ~/open_clip
 export PYTHONPATH="$PYTHONPATH:$PWD/src"
 srun --cpu_bind=v --accel-bind=gn python -u src/open_clip_train/main.py \
     --save-frequency 1 \
