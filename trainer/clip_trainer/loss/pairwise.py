@@ -7,6 +7,7 @@ only moves them. At no time does more of S exist than one tile.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -109,6 +110,54 @@ def pair_loss(
     contribution = _PairLoss.apply(image, text, scale, offset, exchange, kernel, differentiate)
     assert isinstance(contribution, Tensor)
     return contribution
+
+
+class PairLoss(ABC):
+    """A loss over all pairs of a global batch.
+
+    Args:
+        tile: side of the blocks of the similarity matrix that exist at a time.
+
+    Raises:
+        ValueError: `tile` is not positive.
+    """
+
+    def __init__(self, tile: int = DEFAULT_TILE) -> None:
+        self.tile = check_tile(tile)
+
+    def __call__(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        group: dist.ProcessGroup | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        logit_bias: Tensor | None = None,
+        exchange: Exchange | None = None,
+    ) -> Tensor:
+        """This rank's contribution to the loss of the global batch. See `pair_loss` for the gradients.
+
+        Args:
+            image_features: [b, d], rows of unit length.
+            text_features: [b, d], row i describes image i.
+            logit_scale: 0-d inverse temperature (already exponentiated).
+            group: ranks that share the batch; None means the default group, or this process alone if there is none.
+            counts: b of each rank of the group; they may differ and may be 0. None means all have b.
+            logit_bias: 0-d offset of all logits; None means 0. A softmax does not change with it.
+            exchange: in place of `group` and `counts`.
+
+        Raises:
+            ValueError: shapes, counts and group contradict each other, or the global batch is empty.
+        """
+        exchange = exchange or pair_exchange(image_features, text_features, group, counts)
+        return pair_loss(self.kernel, image_features, text_features, logit_scale, logit_bias, exchange)
+
+    @abstractmethod
+    def kernel(
+        self, scaled: Tensor, blocks: Sequence[Tensor], bias: Tensor, exchange: Exchange, differentiate: bool
+    ) -> tuple[Tensor, PairGradients | None]:
+        """See `PairKernel`."""
 
 
 class _PairLoss(torch.autograd.Function):

@@ -12,59 +12,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from clip_trainer.loss.exchange import Exchange
 from clip_trainer.loss.logits import tiles
-from clip_trainer.loss.pairwise import DEFAULT_TILE, PairGradients, check_tile, pair_exchange, pair_loss
+from clip_trainer.loss.pairwise import PairGradients, PairLoss
 
 
-class SigmoidLoss:
-    """SigLIP's loss over all pairs of a global batch.
+class SigmoidLoss(PairLoss):
+    """SigLIP's loss: a rank contributes its own images with all texts."""
 
-    Args:
-        tile: side of the blocks of the similarity matrix that exist at a time.
-
-    Raises:
-        ValueError: `tile` is not positive.
-    """
-
-    def __init__(self, tile: int = DEFAULT_TILE) -> None:
-        self.tile = check_tile(tile)
-
-    def __call__(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor,
-        group: dist.ProcessGroup | None = None,
-        counts: Sequence[int] | None = None,
-        *,
-        logit_bias: Tensor | None = None,
-        exchange: Exchange | None = None,
-    ) -> Tensor:
-        """This rank's contribution: that of its own images with all texts. See `pair_loss` for the gradients.
-
-        Args:
-            image_features: [b, d], rows of unit length.
-            text_features: [b, d], row i describes image i.
-            logit_scale: 0-d inverse temperature (already exponentiated).
-            group: ranks that share the batch; None means the default group, or this process alone if there is none.
-            counts: b of each rank of the group; they may differ and may be 0. None means all have b.
-            logit_bias: 0-d offset of all logits; None means 0.
-            exchange: in place of `group` and `counts`.
-
-        Raises:
-            ValueError: shapes, counts and group contradict each other, or the global batch is empty.
-        """
-        exchange = exchange or pair_exchange(image_features, text_features, group, counts)
-        return pair_loss(self._kernel, image_features, text_features, logit_scale, logit_bias, exchange)
-
-    def _kernel(
+    def kernel(
         self, scaled: Tensor, blocks: Sequence[Tensor], bias: Tensor, exchange: Exchange, differentiate: bool
     ) -> tuple[Tensor, PairGradients | None]:
+        """See `PairKernel`."""
         weight = 1 / sum(exchange.counts)
         total = bias.new_zeros(())
         gradients = PairGradients(

@@ -9,14 +9,13 @@ import torch
 
 from clip_trainer.data.batch import Batch
 from clip_trainer.loss import (
-    ContrastiveLoss,
     DistillationLoss,
     Features,
     LossTerms,
-    SigmoidLoss,
     backward_cached,
     count_tokens,
 )
+from clip_trainer.loss.pairwise import PairLoss
 from clip_trainer.train.group import Group
 from clip_trainer.train.micro_batch import split
 from clip_trainer.train.objective_encoder import Captions, ModelEncoder
@@ -70,7 +69,7 @@ class ModelObjective:
         self,
         encoder: ModelEncoder,
         group: Group,
-        contrast: ContrastiveLoss | SigmoidLoss,
+        contrast: PairLoss,
         weights: LossWeights,
         *,
         micro_batch: int,
