@@ -350,6 +350,33 @@ def test_rounding_of_an_epoch(samples, batch, workers, accumulate, steps):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("workers", [0, 1, 3, 4])
+@pytest.mark.parametrize(("samples", "batch", "world"), [(1000, 100, 1), (1001, 100, 1), (10968539, 320, 4), (7, 8, 2)])
+def test_an_epoch_has_as_many_batches_as_openclips_loader(workers, samples, batch, world):
+    from open_clip_train.data import get_wds_dataset
+
+    args = argparse.Namespace(
+        train_data="/d/{000..099}.tar",
+        train_num_samples=samples,
+        train_data_upsampling_factors=None,
+        dataset_resampled=False,
+        seed=0,
+        batch_size=batch,
+        workers=workers,
+        world_size=world,
+    )
+    theirs = get_wds_dataset(args, lambda image: image, is_train=True, tokenizer=lambda text: [text]).dataloader
+    command = read_command(
+        shlex.split(
+            f"torchrun --nproc_per_node {world} -m open_clip_train.main --train-data /d/{{000..099}}.tar "
+            f"--train-num-samples {samples} --batch-size {batch} --workers {workers}"
+        )
+    )
+    assert steps_per_epoch(command) == theirs.num_batches
+
+
+@pytest.mark.parity
 def test_every_flag_of_openclip_is_known_with_its_default():
     from open_clip_train import params
 
