@@ -34,6 +34,14 @@ def oracle_for(config: ClipConfig, **options: Any) -> Any:
     return {"clip": CLIP, "custom_text": CustomTextCLIP, "coca": CoCa}[config.kind](**fields, **options)
 
 
+def filled(theirs: Any) -> Any:
+    """A model of OpenCLIP without raw memory in it: 3.3.0 does not initialise the output layer of CoCa's decoder."""
+    decoder = getattr(theirs, "text_decoder", None)
+    if decoder is not None:
+        torch.nn.init.normal_(decoder.text_projection, std=0.02)
+    return theirs
+
+
 def paired_models(config: ClipConfig, dtype: torch.dtype, speed_ups: SpeedUps | None = None) -> tuple[ClipModel, Any]:
     """Ours and the oracle's with the same weights, which went to the oracle and back again, both strictly.
 

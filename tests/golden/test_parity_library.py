@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import clip_trainer
+from clip_testkit.model_parity import filled
 from clip_trainer import api
 from clip_trainer.model.interchange import open_clip_config, save_weights
 
@@ -154,7 +155,7 @@ def test_weights_go_both_ways(open_clip, configs, tmp_path, name, how):
     """Theirs to ours by file, ours to theirs by the other format; outputs of both, as tuples and as dicts."""
     path = tmp_path / f"w.{how}"
     torch.manual_seed(3)
-    theirs = open_clip.create_model(name).eval()
+    theirs = filled(open_clip.create_model(name)).eval()
     save = torch.save if how == "pt" else safetensors.torch.save_file
     save(theirs.state_dict(), path)
     ours = clip_trainer.create_model(name, pretrained=str(path)).eval()
@@ -312,7 +313,7 @@ def fine_tuning(library, name, weights, picture):
 @pytest.mark.parametrize("name", ["api-vit", "api-quick", "api-resnet", "api-custom"])
 def test_programs_written_for_the_oracle_run_after_changing_the_import(open_clip, configs, tmp_path, program, name):
     torch.manual_seed(5)
-    torch.save(open_clip.create_model(name).state_dict(), tmp_path / "w.pt")
+    torch.save(filled(open_clip.create_model(name)).state_dict(), tmp_path / "w.pt")
     picture = tmp_path / "picture.png"
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 45, 3), dtype=np.uint8)).save(picture)
     ours, theirs = (program(library, name, str(tmp_path / "w.pt"), picture) for library in (clip_trainer, open_clip))

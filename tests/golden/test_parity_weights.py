@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from clip_testkit.model_parity import filled
 from clip_trainer.weights.big_vision import read_big_vision
 from clip_trainer.weights.load import load_file
 from clip_trainer.weights.openai import infer_config
@@ -51,7 +52,7 @@ def make(open_clip, tmp_path_factory):
         (folder / f"{known}.json").write_text(json.dumps(config))
         open_clip.add_model_config(folder / f"{known}.json")
         torch.manual_seed(seed)
-        model = open_clip.create_model(known)
+        model = filled(open_clip.create_model(known))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
