@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+PARITY ?= parity or long
 UV_ARGS ?=# for example --torch-backend=cpu where the index of CPU builds of torch is reachable
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export CLIPCTL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/clipctl
@@ -67,7 +68,7 @@ format: $(VENV)/.dev ## format the code
 	$(BIN)/ruff check --fix .
 
 parity: $(VENV)/.dev ## everything against open_clip_torch 3.3.0, the long comparisons too
-	$(PYTEST) -m "parity or long" -n 2 --dist worksteal
+	$(PYTEST) -m "$(PARITY)" -n 2 --dist worksteal
 
 manifests: $(VENV)/.dev ## render manifests/ and the charts' generated files again
 	$(BIN)/python scripts/render_dashboards.py
