@@ -84,7 +84,16 @@ class Run:
     def advance(self):
         """One step on every rank; a checkpoint every second step; a broken sample now and then."""
         self.step += 1
-        result = StepResult(4 / self.step, 0.25, 7, 0, False, SECONDS)
+        result = StepResult(
+            loss=4 / self.step,
+            losses={"contrastive_loss": 4 / self.step},
+            gradient_norm=0.25,
+            digest=7,
+            replaced=0,
+            preempted=False,
+            skipped=None,
+            seconds=SECONDS,
+        )
         for rank, metrics in enumerate(self.ranks):
             metrics.observe_step(result, step=self.step, samples=32, rate=128.0, learning_rate=1e-3)
             metrics[m.TRAIN_WORLD_SIZE].set(len(self.ranks))
