@@ -15,12 +15,15 @@ def test_failed_attempt_is_resumed_past_a_corrupt_checkpoint(lab, reference):
     with operator_away(lab):  # the damage must come after the last save and before the operator looks
         fail_all_workers(lab, "phoenix", attempt=1)
         damaged = corrupt_newest(lab.store("phoenix"))
+    second_job = names.job_name("phoenix", 2)
+    # Until the operator is back, the run counts as failed.
+    lab.kubectl.wait("the second attempt", lambda: lab.kubectl.ok("get", "pytorchjob", second_job), seconds=120)
 
     status = lab.wait_for_end("phoenix")
 
     assert status["state"] == "Succeeded"
     assert status["attempt"] == 2
-    second = lab.kubectl.get("pytorchjob", names.job_name("phoenix", 2))["metadata"]["annotations"]
+    second = lab.kubectl.get("pytorchjob", second_job)["metadata"]["annotations"]
     assert str(damaged) in second[names.ANNOTATION_REJECTED]
     resumed_from = second[names.ANNOTATION_RESUME_FROM]
     assert resumed_from
