@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
@@ -14,7 +15,6 @@ from clipctl.contract.store_local import LocalStore
 from clipctl.exportcheckpoint import export
 from clipctl.safetensorsfile import merge, read_tensors, write_chunks
 
-np = pytest.importorskip("numpy")
 CONFIG = {"model_cfg": {"embed_dim": 4}}
 TENSORS = {
     "visual.w": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -101,7 +101,6 @@ def test_momentum_arrives():
 
 
 def test_timms_optimisers_divide_as_in_openclip():
-    pytest.importorskip("timm.optim")
     assert groups_of(optimizer="timm/lion")["positional_embedding"]["weight_decay"] == 0.0
 
 
