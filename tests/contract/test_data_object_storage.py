@@ -14,8 +14,8 @@ from clip_testkit.shards import png, write_dataset
 from clip_trainer.data.index import Dataset, index_dataset, open_dataset
 from clip_trainer.data.pack import pack, read_class_names
 from clip_trainer.data.pack_plan import plan_class_folders
-from clip_trainer.data.reader import SampleReader
 from clip_trainer.data.retry import RetryPolicy
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.source_remote import RemoteSource
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import (
@@ -70,7 +70,7 @@ def bucket(local, request):
 
 
 def keys(dataset, **options):
-    reader = SampleReader(dataset, **options)
+    reader = dataset.open_reader(ReadHints(**options))
     return [reader.read(s, i).key for s, count in enumerate(dataset.index.counts) for i in range(count)]
 
 

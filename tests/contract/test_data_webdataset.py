@@ -10,13 +10,13 @@ from clip_testkit.shards import png, sample_members, tar_bytes
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.pack import pack
 from clip_trainer.data.pack_plan import PackItem
-from clip_trainer.data.reader import SampleReader
 from clip_trainer.data.sample import parse_sample
+from clip_trainer.data.samples import ReadHints
 
 
 def ours(directory):
     dataset = open_dataset(str(directory))
-    reader = SampleReader(dataset)
+    reader = dataset.open_reader(ReadHints())
     return [reader.read(s, i) for s, count in enumerate(dataset.index.counts) for i in range(count)]
 
 

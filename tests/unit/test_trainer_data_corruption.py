@@ -7,7 +7,7 @@ import pytest
 from clip_testkit.shards import sample_members, tar_bytes
 from clip_trainer.data.index import Dataset, open_dataset
 from clip_trainer.data.index_format import ShardIndex
-from clip_trainer.data.reader import SampleReader
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.source import ObjectInfo, SourceCounters
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import ClipError, CorruptError
@@ -48,7 +48,7 @@ def index(tmp_path_factory):
 
 
 def read_all(content, index):
-    reader = SampleReader(Dataset("memory", Memory(content), index))
+    reader = Dataset("memory", Memory(content), index).open_reader(ReadHints())
     return [reader.read(0, number) for number in range(SAMPLES)]
 
 

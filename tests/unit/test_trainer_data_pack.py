@@ -10,7 +10,7 @@ from clip_testkit.shards import png
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.pack import pack, read_class_names
 from clip_trainer.data.pack_plan import PackItem, plan_class_folders, plan_manifest
-from clip_trainer.data.reader import SampleReader
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import (
     CannotCreateError,
@@ -36,7 +36,7 @@ def table(pictures, name, text):
 
 def samples(directory):
     dataset = open_dataset(str(directory), build=False)
-    reader = SampleReader(dataset)
+    reader = dataset.open_reader(ReadHints())
     return [reader.read(s, i) for s, count in enumerate(dataset.index.counts) for i in range(count)]
 
 

@@ -7,7 +7,8 @@ import pytest
 from clip_testkit.shards import write_dataset
 from clip_trainer.data import reader as reader_module
 from clip_trainer.data.index import Dataset, open_dataset
-from clip_trainer.data.reader import BlockCache, SampleReader
+from clip_trainer.data.reader import BlockCache
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.source_local import LocalSource
 from clipctl.contract.errors import CorruptError, MissingError, UnavailableError
 
@@ -43,7 +44,7 @@ def remote(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
 def test_every_sample_is_itself(remote, cache_bytes):
-    reader = SampleReader(remote, cache_bytes=cache_bytes)
+    reader = remote.open_reader(ReadHints(cache_bytes=cache_bytes))
     assert reader.by_block == bool(cache_bytes)
     keys = [reader.read(shard, index).key for shard in (0, 1) for index in range(10)]
     assert keys == [f"{number:06d}" for number in range(20)]
@@ -51,13 +52,13 @@ def test_every_sample_is_itself(remote, cache_bytes):
 
 def test_local_files_are_read_directly(tmp_path):
     write_dataset(tmp_path, [3])
-    reader = SampleReader(open_dataset(str(tmp_path)))
+    reader = open_dataset(str(tmp_path)).open_reader(ReadHints())
     assert not reader.by_block
     assert reader.read(0, 2).captions() == ("picture 2",)
 
 
 def test_blocks_are_fetched_once(remote):
-    reader = SampleReader(remote)
+    reader = remote.open_reader(ReadHints())
     for _ in range(3):
         for index in range(10):
             reader.read(0, index)
@@ -67,7 +68,7 @@ def test_blocks_are_fetched_once(remote):
 
 
 def test_a_cache_that_would_thrash_is_not_used(remote):
-    small = SampleReader(remote, cache_bytes=10_000, open_windows=2, window_samples=10)
+    small = remote.open_reader(ReadHints(cache_bytes=10_000, open_windows=2, window_samples=10))
     assert not small.by_block
     small.read(0, 3)
     offset, length = remote.index.shards[0].sample_range(3)
@@ -76,7 +77,7 @@ def test_a_cache_that_would_thrash_is_not_used(remote):
 
 @pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
 def test_damage_on_the_way_is_mended_by_reading_again(remote, cache_bytes):
-    reader = SampleReader(remote, cache_bytes=cache_bytes)
+    reader = remote.open_reader(ReadHints(cache_bytes=cache_bytes))
     remote.source.flips = 1
     assert reader.read(0, 4).key == "000004"
     assert reader.read(0, 4).key == "000004", "the damaged block is not kept"
@@ -85,7 +86,7 @@ def test_damage_on_the_way_is_mended_by_reading_again(remote, cache_bytes):
 def test_damage_in_the_store_is_named(remote):
     remote.source.flips = 1000
     with pytest.raises(CorruptError, match=r"Sample 4 of shard .*shard-000000\.tar"):
-        SampleReader(remote).read(0, 4)
+        remote.open_reader(ReadHints()).read(0, 4)
 
 
 def test_a_replaced_shard_is_noticed_though_its_size_is_the_same(tmp_path):
@@ -96,7 +97,7 @@ def test_a_replaced_shard_is_noticed_though_its_size_is_the_same(tmp_path):
     same = open_dataset(str(tmp_path))
     assert same.index == opened.index
     with pytest.raises(CorruptError, match="differs from the index"):
-        SampleReader(same).read(0, 1)
+        same.open_reader(ReadHints()).read(0, 1)
 
 
 def test_the_cache_keeps_its_budget():
@@ -163,4 +164,4 @@ def test_two_threads_fetch_a_block_once_and_share_its_failure():
 
 def test_attach_reads_the_same(remote, tmp_path):
     attached = Dataset.attach(str(tmp_path), remote.index.to_json())
-    assert SampleReader(attached).read(1, 9).key == "000019"
+    assert attached.open_reader(ReadHints()).read(1, 9).key == "000019"

@@ -37,7 +37,7 @@ def run_of(tmp_path, *overrides, rank=0, samples=640):
         spec=spec_with("log.every_steps=4", *overrides),
         group=SimpleNamespace(rank=rank, world=2, is_first=rank == 0),
         store=open_store(str(tmp_path)),
-        dataset=SimpleNamespace(index=SimpleNamespace(samples=samples)),
+        epoch_samples=samples,
         model=SimpleNamespace(logit_scale=torch.zeros(())),
         state=TrainState(),
         total_steps=10,

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
 from clip_trainer.data.batch import Replacement
-from clip_trainer.data.index import Dataset
 from clip_trainer.data.loader import Decode, Transform
-from clip_trainer.data.reader import SampleReader
 from clip_trainer.data.sample import UnusableSample
+from clip_trainer.data.samples import ReadHints, SampleSet
 
 
 @dataclass
@@ -54,7 +54,7 @@ class EvalStream:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: SampleSet,
         *,
         decode: Decode,
         transform: Transform,
@@ -69,10 +69,10 @@ class EvalStream:
         dataset.require("image")
         self._dataset, self._decode, self._transform = dataset, decode, transform
         self._rank, self._world, self._chunk, self._threads = rank, world, chunk, threads
-        samples = dataset.index.samples
+        samples = sum(dataset.counts)
         self._samples = samples if limit is None else min(limit, samples)
         self._undecodable = undecodable
-        self._reader = SampleReader(dataset)
+        self._reader = dataset.open_reader(ReadHints())
         self.skipped: list[Replacement] = []
 
     def __iter__(self) -> Iterator[EvalChunk]:
@@ -96,8 +96,9 @@ class EvalStream:
 
     def _places(self) -> Iterator[tuple[int, int, int]]:
         """Shard, index within it and global id of this rank's samples."""
-        index = self._dataset.index
-        for shard, (first, count) in enumerate(zip(index.first_ids, index.counts, strict=True)):
+        counts = self._dataset.counts
+        for shard, (count, end) in enumerate(zip(counts, accumulate(counts), strict=True)):
+            first = end - count
             offset = (self._rank - first) % self._world
             for inside in range(offset, count, self._world):
                 if first + inside >= self._samples:
@@ -116,7 +117,7 @@ class EvalStream:
             reason = getattr(error, "reason", "undecodable image")
         else:
             return _Shown(self._transform(image, 0), captions, cls, sample_id)
-        return Replacement(sample_id, sample.key, self._dataset.index.shards[shard].url, reason, None)
+        return Replacement(sample_id, sample.key, self._dataset.shard_name(shard), reason, None)
 
 
 def _has_text(members: dict[str, bytes]) -> bool:

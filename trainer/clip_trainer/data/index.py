@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from clip_trainer.data.index_check import quick_problems
 from clip_trainer.data.index_format import ShardIndex, ShardInfo
 from clip_trainer.data.location import INDEX_NAME, Location, parse_location
 from clip_trainer.data.progress import Progress, ProgressTracker
+from clip_trainer.data.reader import ShardReader
+from clip_trainer.data.samples import Need, ReadHints
 from clip_trainer.data.source import Source, open_source
 from clip_trainer.data.source_local import LocalSource
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError
@@ -26,13 +28,36 @@ _NEEDS = {"image": IMAGE_SUFFIXES, "caption": CAPTION_SUFFIXES, "class": (CLASS_
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready to be read: where its bytes are and what is in them."""
+    """Indexed shards, ready to be read: where their bytes are and what is in them. Implements `samples.SampleSet`."""
 
     url: str
     source: Source
     index: ShardIndex
 
-    def require(self, *needs: Literal["image", "caption", "class"]) -> None:
+    @property
+    def remote(self) -> bool:
+        """Reading waits for a network."""
+        return self.source.remote
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Samples of each shard."""
+        return self.index.counts
+
+    @property
+    def identity(self) -> str:
+        """See `ShardIndex.identity`."""
+        return self.index.identity
+
+    def shard_name(self, shard: int) -> str:
+        """Name of a shard below the base."""
+        return self.index.shards[shard].url
+
+    def open_reader(self, hints: ReadHints) -> ShardReader:
+        """A reader of the samples, every one verified against the index."""
+        return ShardReader(self.source, self.index, hints)
+
+    def require(self, *needs: Need) -> None:
         """Check that every shard can serve a purpose at all.
 
         Raises:

@@ -19,11 +19,10 @@ import numpy.typing as npt
 import torch
 
 from clip_trainer.data.batch import Batch, LoaderCounters, Replacement
-from clip_trainer.data.index import Dataset
 from clip_trainer.data.lanes import SampleOrder, SampleRef
 from clip_trainer.data.prp import derive_key
-from clip_trainer.data.reader import SampleReader
 from clip_trainer.data.sample import RawSample, UnusableSample
+from clip_trainer.data.samples import ReadHints, SampleSet
 from clipctl.contract.errors import ClipError, CorruptError, InternalError, SpecError
 
 Image = npt.NDArray[np.uint8]
@@ -82,7 +81,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: SampleSet,
         order: SampleOrder,
         *,
         transform: Transform,
@@ -112,14 +111,10 @@ class BatchLoader:
         self._submitted, self._stop = start_position, stop_position
         own_batch = global_batch // world + global_batch // order.lanes
         self._depth = 1 + _depth(prefetch_batches, memory_bytes, own_batch * int(np.prod(self._shape)))
-        self._reader = SampleReader(
-            dataset,
-            cache_bytes=cache_bytes,
-            open_windows=-(-order.lanes // world),
-            window_samples=order.shuffle_block,
-        )
+        windows = -(-order.lanes // world)
+        self._reader = dataset.open_reader(ReadHints(cache_bytes, windows, order.shuffle_block))
         self._pending: deque[_Pending] = deque()
-        workers = threads + (_READERS_REMOTE if dataset.source.remote else 0)
+        workers = threads + (_READERS_REMOTE if dataset.remote else 0)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clip-data")
 
     def __iter__(self) -> Iterator[Batch]:
@@ -153,15 +148,7 @@ class BatchLoader:
 
     def snapshot(self) -> dict[str, Any]:
         """Counters of loader, storage and cache, as one flat dictionary for metrics and events."""
-        storage = self._dataset.source.counters
-        return {
-            **self.counters.snapshot(),
-            "bytes_read": storage.bytes_read,
-            "requests": storage.requests,
-            "retries": storage.retries,
-            "cache_hits": self._reader.cache.hits,
-            "cache_misses": self._reader.cache.misses,
-        }
+        return {**self.counters.snapshot(), **self._reader.snapshot()}
 
     def _more(self) -> bool:
         return self._stop is None or self._submitted + self._global_batch <= self._stop
@@ -213,7 +200,7 @@ class BatchLoader:
             try:
                 caption = self._show(used, sample, row)
             except UnusableSample as error:
-                shard = self._dataset.index.shards[used.shard].url
+                shard = self._dataset.shard_name(used.shard)
                 failures.append(Replacement(used.sample_id, sample.key, shard, error.reason, None))
                 continue
             replaced.extend(failure._replace(used_id=used.sample_id) for failure in failures)

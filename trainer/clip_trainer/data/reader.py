@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from clip_trainer.data.index import Dataset
-from clip_trainer.data.index_format import sample_check
+from clip_trainer.data.index_format import ShardIndex, sample_check
 from clip_trainer.data.sample import RawSample, parse_sample
+from clip_trainer.data.samples import ReadHints
+from clip_trainer.data.source import Source
 from clipctl.contract.errors import CorruptError
 
 BLOCK_BYTES = 4 << 20
@@ -77,28 +78,25 @@ class BlockCache:
             self._held -= len(self._blocks.pop(key).result())
 
 
-class SampleReader:
-    """Reads samples of a dataset; safe to share between threads.
+class ShardReader:
+    """Reads samples of indexed shards; implements `samples.SampleReader`.
 
     Local files are read sample by sample (the page cache is the cache). Remote shards are read in blocks kept in
     memory, unless the blocks that are in use at the same time would not fit: then sample by sample too, because a
     cache that is too small fetches every block again and again.
 
     Args:
-        dataset: where the samples are.
-        cache_bytes: budget for blocks in memory.
-        open_windows: how many places of the dataset are read alternately (lanes of this rank).
-        window_samples: how many neighbouring samples are used in random order at each place.
+        source: where the shards are.
+        index: what is in them.
+        hints: how the reader will be used.
     """
 
-    def __init__(
-        self, dataset: Dataset, *, cache_bytes: int = 512 << 20, open_windows: int = 1, window_samples: int = 1
-    ) -> None:
-        self._source, self._index = dataset.source, dataset.index
-        self.cache = BlockCache(cache_bytes)
-        mean = self._index.total_bytes / max(1, self._index.samples)
-        needed = min(open_windows * (window_samples * mean + BLOCK_BYTES), self._index.total_bytes)
-        self.by_block = self._source.remote and needed <= cache_bytes
+    def __init__(self, source: Source, index: ShardIndex, hints: ReadHints) -> None:
+        self._source, self._index = source, index
+        self.cache = BlockCache(hints.cache_bytes)
+        mean = index.total_bytes / max(1, index.samples)
+        needed = min(hints.open_windows * (hints.window_samples * mean + BLOCK_BYTES), index.total_bytes)
+        self.by_block = source.remote and needed <= hints.cache_bytes
 
     def read(self, shard: int, index: int) -> RawSample:
         """One sample, verified against the index.
@@ -122,6 +120,17 @@ class SampleReader:
                 hint="Run `clipctl data verify --deep` on the dataset and restore the shard.",
             )
         return parse_sample(data, where)
+
+    def snapshot(self) -> dict[str, int]:
+        """See `samples.SampleReader`; bytes, requests and retries are those of the source."""
+        counters = self._source.counters
+        return {
+            "bytes_read": counters.bytes_read,
+            "requests": counters.requests,
+            "retries": counters.retries,
+            "cache_hits": self.cache.hits,
+            "cache_misses": self.cache.misses,
+        }
 
     def _range(self, shard: int, offset: int, length: int) -> bytes:
         info = self._index.shards[shard]

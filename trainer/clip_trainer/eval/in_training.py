@@ -24,7 +24,7 @@ class Evaluation:
     def __init__(self, run: Run, logs: ExperimentLogs) -> None:
         self._run, self._logs = run, logs
         self._evaluator = Evaluator(run.group, run.spec.eval, run.spec.data.threads)
-        self._frequency = Frequency(run.spec.eval, run.group, run.dataset.index.samples)
+        self._frequency = Frequency(run.spec.eval, run.group, run.epoch_samples)
 
     def after_step(self, samples_before: int) -> None:
         """Evaluate what is due after the step just done, which began at `samples_before`. Collective."""

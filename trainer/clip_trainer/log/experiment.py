@@ -28,7 +28,7 @@ class ExperimentLogs:
     def __init__(self, run: Run) -> None:
         self._run = run
         # OpenCLIP evaluates at ends of epochs, and shows evaluations over epochs; so do we where that is so.
-        whole_epochs = run.spec.train.global_batch <= run.dataset.index.samples
+        whole_epochs = run.spec.train.global_batch <= run.epoch_samples
         self._by_epoch = only_by_epoch(run.spec.eval) and whole_epochs
         self._channels = [Channel(name, opener) for name, opener in _openers(run)]
 
@@ -54,7 +54,7 @@ class ExperimentLogs:
     def evaluation(self, results: Mapping[str, Any]) -> None:
         """Log the results of an evaluation."""
         state = self._run.state
-        passed = state.samples_consumed / self._run.dataset.index.samples
+        passed = state.samples_consumed / self._run.epoch_samples
         scalars = evaluation_scalars(self._run.spec.eval, results, passed)
         if scalars:
             step, epoch = state.step, round(passed) if self._by_epoch else None

@@ -109,7 +109,7 @@ def save(run: Run, result: StepResult) -> bool:
         "open_clip_config": open_clip_config(run.model.config, run.transforms.preprocess),
         "total_steps": run.total_steps,
         "run": run.spec.name,
-        **description(run.trainable, run.state.samples_consumed / run.dataset.index.samples),
+        **description(run.trainable, run.state.samples_consumed / run.epoch_samples),
         **trained,
     }
     metrics = {"loss": result.loss} if math.isfinite(result.loss) else {}

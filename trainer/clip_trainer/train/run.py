@@ -15,8 +15,8 @@ from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.config import RunConfig
-from clip_trainer.data.index import Dataset
 from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.samples import SampleSet
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.model import ClipModel, get_precision
 from clip_trainer.optim import LossScaler, Schedule
@@ -58,7 +58,7 @@ class Run:
     state: TrainState
     total_steps: int
     incarnation: int
-    dataset: Dataset
+    dataset: SampleSet
     order: SampleOrder
     checkpointer: Checkpointer
     events: EventLog
@@ -74,6 +74,11 @@ class Run:
     def model(self) -> ClipModel:
         """The model, with the weights as they are trained."""
         return self.trainable.model
+
+    @property
+    def epoch_samples(self) -> int:
+        """Samples of one epoch."""
+        return self.order.samples
 
     @property
     def transforms(self) -> Transforms:
@@ -112,7 +117,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
     model = build_model(spec.model, spec.train.loss, spec.train.seed, group, fresh=fresh)
     trainable = _trainable(spec, model)
     order = SampleOrder(
-        dataset.index.counts,
+        dataset.counts,
         seed=spec.train.seed,
         lanes=lane_count(spec.train.global_batch, spec.max_world, spec.data.lanes),
         shuffle_block=spec.data.shuffle_block,
@@ -124,10 +129,10 @@ def prepare(config: RunConfig, group: Group) -> Run:
         identity=(identity := _identity(config, dataset, incarnation)),
         trainable=trainable,
         step=_step(spec, trainable, group),
-        schedule=schedule_of(spec, dataset.index.samples),
+        schedule=schedule_of(spec, order.samples),
         patch_dropout=PatchDropoutSchedule(spec.train.patch_dropout, model),
         state=TrainState(first_started_at=time.time()),
-        total_steps=steps_of(spec, dataset.index.samples),
+        total_steps=steps_of(spec, order.samples),
         incarnation=incarnation,
         dataset=dataset,
         order=order,
@@ -184,13 +189,13 @@ def _step(spec: RunSpec, trainable: Trainable, group: Group) -> TrainStep:
     )
 
 
-def _identity(config: RunConfig, dataset: Dataset, incarnation: int) -> Identity:
+def _identity(config: RunConfig, dataset: SampleSet, incarnation: int) -> Identity:
     return Identity(
         run=config.spec.name,
         attempt=config.attempt,
         incarnation=incarnation,
         spec_digest=config.spec_digest,
-        training_digest=config.spec.training_digest(dataset.index.identity),
+        training_digest=config.spec.training_digest(dataset.identity),
         writer=f"{socket.gethostname()}:{os.getpid()}",
     )
 
