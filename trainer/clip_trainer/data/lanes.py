@@ -22,9 +22,8 @@ block shuffle: windows of `shuffle_block` consecutive samples, each permuted by 
 reader has to hold per lane. When the windows of all lanes cover the dataset anyway (`N <= L * shuffle_block`) the
 epoch is one permutation of all `N` samples instead, at the same memory.
 
-**Ranks.** Rank `r` of `W` owns the lanes `l = r (mod W)`, for every `W`; counts differ by at most one lane. A rank
-computes its own part of a batch without knowing the others: the order depends on `(seed, L, shuffle_block, shard
-counts, p)` alone, which is promise 2, and looking a sample up costs `O(log shards)`, which is promise 3.
+**Ranks.** How ranks share lanes is `order`'s: the stream depends on `(seed, L, shuffle_block, shard counts, p)` alone,
+which is promise 2, and looking a sample up costs `O(log shards)`, which is promise 3.
 """
 
 from __future__ import annotations
@@ -34,26 +33,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from clip_trainer.data.prp import derive, derive_key, permute
-from clipctl.contract.errors import MissingError, SpecError
-
-I64 = npt.NDArray[np.int64]
+from clip_trainer.data.order import I64, Columns, Order, SampleRef, permuted
+from clip_trainer.data.prp import derive_key
 
 _EPOCHS_KEPT = 2
-
-
-class SampleRef(NamedTuple):
-    """One turn of the stream and the sample it shows."""
-
-    position: int  # place in the endless stream
-    epoch: int
-    lane: int
-    ordinal: int  # turn of the lane within the epoch
-    shard: int  # index into the shard list
-    index_in_shard: int
-    sample_id: int  # global id: samples of all earlier shards plus `index_in_shard`
 
 
 class _Epoch(NamedTuple):
@@ -65,8 +49,8 @@ class _Epoch(NamedTuple):
     key: int
 
 
-class SampleOrder:
-    """The endless, world-independent order of a dataset's samples.
+class SampleOrder(Order):
+    """The endless, world-independent order of a dataset's samples; every epoch has each one once.
 
     Args:
         counts: samples of each shard, in index order.
@@ -80,74 +64,33 @@ class SampleOrder:
     """
 
     def __init__(self, counts: Sequence[int], *, seed: int, lanes: int, shuffle_block: int = 256) -> None:
-        if lanes < 1 or shuffle_block < 1:
-            raise SpecError(f"lanes ({lanes}) and shuffle_block ({shuffle_block}) must be at least 1.")
-        self._counts = np.asarray(counts, np.int64)
-        self._first_ids = np.concatenate([[0], np.cumsum(self._counts)]).astype(np.int64)
-        self.samples = int(self._first_ids[-1])
-        if self.samples == 0:
-            raise MissingError("The dataset holds no samples.", hint="Check data.train and its index.json.")
-        self.seed, self.lanes, self.shuffle_block = seed, lanes, shuffle_block
+        super().__init__(counts, seed=seed, lanes=lanes, shuffle_block=shuffle_block)
         self._epochs: dict[int, _Epoch] = {}
         self._lock = threading.Lock()
 
-    def epoch_of(self, position: int) -> int:
-        """Epoch in which a position of the stream lies."""
-        return position // self.samples
-
-    def progress(self, position: int) -> float:
-        """Epochs completed when the stream stands at `position`, as a fraction."""
-        return position / self.samples
-
-    def sample_at(self, position: int) -> SampleRef:
-        """The sample shown at one position; `O(log shards)` once the epoch's shard order is known."""
-        return self._refs(np.array([position], np.int64))[0]
-
-    def batch(self, position: int, global_batch: int) -> list[SampleRef]:
-        """The samples of positions `[position, position + global_batch)`, ordered by lane, then by position."""
-        return self.local_batch(position, global_batch, 0, 1)
-
-    def local_batch(self, position: int, global_batch: int, rank: int, world: int) -> list[SampleRef]:
-        """The part of a batch that one rank owns; equal to `rank_slice(batch(...), rank, world)`, but cheaper."""
-        positions = np.arange(position, position + global_batch, dtype=np.int64)
-        lanes = positions % self.lanes
-        mine = lanes % world == rank
-        positions, lanes = positions[mine], lanes[mine]
-        return self._refs(positions[np.argsort(lanes, kind="stable")])
-
-    def rank_slice(self, batch: Sequence[SampleRef], rank: int, world: int) -> list[SampleRef]:
-        """The samples of a batch that lie in the lanes of `rank`, in batch order."""
-        return [ref for ref in batch if ref.lane % world == rank]
-
-    def local_counts(self, position: int, global_batch: int, world: int) -> tuple[int, ...]:
-        """How many samples of the batch each rank owns; they sum to the global batch."""
-        lanes = np.arange(position, position + global_batch, dtype=np.int64) % self.lanes
-        counted = np.bincount(lanes % world, minlength=world)
-        return tuple(int(count) for count in counted)
+    def key(self, ref: SampleRef) -> int:
+        """See `Order`: a sample comes once an epoch, so epoch and id name its turn."""
+        return derive_key(self.seed, ref.epoch, ref.sample_id)
 
     def substitute(self, ref: SampleRef, attempt: int) -> SampleRef:
-        """The sample shown instead of one that cannot be used: the `attempt`-th next of the same lane and epoch.
-
-        It keeps the position, so counts, ranks and resumption do not change; the lane's interval is cyclic here.
-        """
+        """See `Order`: the `attempt`-th next of the same lane and epoch; the lane's interval is cyclic here."""
         first = (ref.lane - ref.epoch * self.samples) % self.lanes
         length = self.samples // self.lanes + (first < self.samples % self.lanes)
         ordinal = (ref.ordinal + attempt) % length
         at = ref.epoch * self.samples + first + ordinal * self.lanes
         return self.sample_at(at)._replace(position=ref.position, ordinal=ref.ordinal)
 
-    def _refs(self, positions: I64) -> list[SampleRef]:
-        refs: list[SampleRef | None] = [None] * len(positions)
+    def _lookup(self, positions: I64) -> Columns:
+        """`O(log shards)` a position, once the epoch's shard order is known."""
+        found = np.empty((len(Columns._fields), len(positions)), np.int64)
         epochs = positions // self.samples
         for epoch in np.unique(epochs).tolist():
             where = np.flatnonzero(epochs == epoch)
-            columns = self._lookup(epoch, positions[where])
-            for slot, row in zip(where.tolist(), zip(*columns, strict=True), strict=True):
-                refs[slot] = SampleRef(row[0], epoch, *row[1:])
-        return [ref for ref in refs if ref is not None]
+            found[:, where] = self._lookup_in(epoch, positions[where])
+        return Columns(*found)
 
-    def _lookup(self, epoch: int, positions: I64) -> list[list[int]]:
-        """Columns position, lane, ordinal, shard, index, sample id of positions that lie in one epoch."""
+    def _lookup_in(self, epoch: int, positions: I64) -> Columns:
+        """What positions show that lie in one epoch."""
         place = positions - epoch * self.samples
         first = place % self.lanes
         ordinal = place // self.lanes
@@ -156,21 +99,21 @@ class SampleOrder:
         rank = np.searchsorted(state.ends, element, side="right")
         shard = state.shards[rank]
         index = element - (state.ends[rank] - self._counts[shard])
-        columns = (positions, positions % self.lanes, ordinal, shard, index, self._first_ids[shard] + index)
-        return [column.tolist() for column in columns]
+        epochs, lanes = np.full_like(positions, epoch), positions % self.lanes
+        return Columns(positions, epochs, lanes, ordinal, shard, index, self._first_ids[shard] + index)
 
     def _element(self, state: _Epoch, first: I64, ordinal: I64) -> I64:
         """Element of the epoch's concatenated shards that each lane (by first place) uses at each of its turns."""
         whole, extra = divmod(self.samples, self.lanes)
         start = first * whole + np.minimum(first, extra)
         if self.samples <= self.lanes * self.shuffle_block:
-            return _permuted(start + ordinal, np.full_like(start, self.samples), state.key, start * 0)
+            return permuted(start + ordinal, np.full_like(start, self.samples), state.key, start * 0)
         length = whole + (first < extra)
         window = ordinal // self.shuffle_block
         base = window * self.shuffle_block
         sizes = np.minimum(self.shuffle_block, length - base)
         # One key per window: the window's first element names it uniquely within the epoch.
-        inside = _permuted(ordinal - base, sizes, state.key, start + base + 1)
+        inside = permuted(ordinal - base, sizes, state.key, start + base + 1)
         return np.asarray((start + base + inside + state.rotation) % self.samples, np.int64)
 
     def _epoch(self, epoch: int) -> _Epoch:
@@ -180,9 +123,7 @@ class SampleOrder:
     def _new_epoch(self, epoch: int) -> _Epoch:
         key = derive_key(self.seed, epoch)
         shards = len(self._counts)
-        order = _permuted(
-            np.arange(shards, dtype=np.int64), np.full(shards, shards, np.int64), derive_key(key, 1), None
-        )
+        order = permuted(np.arange(shards, dtype=np.int64), np.full(shards, shards, np.int64), derive_key(key, 1), None)
         rotation = derive_key(key, 2) % self.samples
         state = _Epoch(order, np.cumsum(self._counts[order]), rotation, derive_key(key, 3))
         # A batch touches at most two neighbours of a long epoch; keeping more would only cost memory.
@@ -190,11 +131,3 @@ class SampleOrder:
             self._epochs.pop(next(iter(self._epochs)), None)
         self._epochs[epoch] = state
         return state
-
-
-def _permuted(values: I64, sizes: I64, key: int, words: I64 | None) -> I64:
-    """`permute` with one key, or with one key per word."""
-    keys = np.full(len(values), key, np.uint64)
-    if words is not None:
-        keys = derive(keys, words.astype(np.uint64))
-    return permute(values.astype(np.uint64), sizes.astype(np.uint64), keys).astype(np.int64)

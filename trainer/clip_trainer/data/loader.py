@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from clip_trainer.data.batch import Batch, LoaderCounters, Replacement
-from clip_trainer.data.lanes import SampleOrder, SampleRef
+from clip_trainer.data.order import Order, SampleRef
 from clip_trainer.data.prp import derive_key
 from clip_trainer.data.sample import RawSample, UnusableSample
 from clip_trainer.data.samples import ReadHints, SampleSet
@@ -82,7 +82,7 @@ class BatchLoader:
     def __init__(
         self,
         dataset: SampleSet,
-        order: SampleOrder,
+        order: Order,
         *,
         transform: Transform,
         decode: Decode,
@@ -219,12 +219,12 @@ class BatchLoader:
             image = self._decode(encoded)
         except self._undecodable as error:
             raise UnusableSample(getattr(error, "reason", "undecodable image")) from error
-        key = derive_key(self._order.seed, ref.epoch, ref.sample_id)
+        key = self._order.key(ref)
         row.copy_(self._transform(image, derive_key(key, _AUGMENT)))
         return captions[derive_key(key, _CAPTION) % len(captions)]
 
 
-def _check(order: SampleOrder, global_batch: int, rank: int, world: int) -> None:
+def _check(order: Order, global_batch: int, rank: int, world: int) -> None:
     assert 0 <= rank < world, f"rank {rank} of {world}"
     if global_batch % order.lanes:
         raise SpecError(f"The global batch {global_batch} is not a multiple of the {order.lanes} lanes.")
