@@ -48,7 +48,10 @@ def _split(
     """Where the value is, the choice that is spoken of, and the place inside the value."""
     current = data
     for index, step in enumerate(location):
-        names_a_choice = isinstance(step, str) and not isinstance(current, dict)
+        # In a mapping a step may be a field; names of types such as `tuple[...]` and `constrained-str` are none.
+        names_a_choice = isinstance(step, str) and (
+            not isinstance(current, dict) or (step not in current and not step.isidentifier())
+        )
         if names_a_choice and step != "[key]":
             return location[:index], str(step), location[index + 1 :]
         try:

@@ -29,6 +29,7 @@ from clipctl.contract.sections import (
     TrainSection,
     check_environment,
 )
+from clipctl.contract.sections.sources import PIPE, SYNTHETIC
 
 _PREFERRED_LANES = 64
 
@@ -124,8 +125,20 @@ class RunSpec(Section):
             "shuffle_block": self.data.shuffle_block,
             "global_batch": self.train.global_batch,
             "seed": self.train.seed,
+            **_content(self.data),
         }
         return sha256_hex(canonical_json(identity))
+
+
+def _content(data: DataSection) -> dict[str, Any]:
+    """What else decides which samples and captions are shown; empty for runs that say nothing about it."""
+    chosen: dict[str, Any] = {}
+    if data.resample is not None:
+        chosen["resample"] = data.resample.model_dump()
+        chosen["weights"] = [source.weight for source in data.sources]
+    if data.captions is not None:
+        chosen["captions"] = data.captions
+    return chosen
 
 
 def lane_count(global_batch: int, max_world: int, lanes: int | None = None) -> int:
@@ -173,7 +186,7 @@ def _check_locations(spec: RunSpec) -> None:
 
 
 def _locations(spec: RunSpec) -> Iterator[tuple[str, str | None]]:
-    yield "data.train", spec.data.train
+    yield from _data_locations(spec.data)
     yield "checkpoint.path", spec.checkpoint.path
     yield "checkpoint.resume_from", spec.checkpoint.resume_from
     yield "model.config", spec.model.config
@@ -187,6 +200,15 @@ def _locations(spec: RunSpec) -> Iterator[tuple[str, str | None]]:
         yield f"eval.{name}.folder", section.folder
         yield f"eval.{name}.classes", _path_or_url(section.classes)
         yield f"eval.{name}.templates", _path_or_url(section.templates)
+
+
+def _data_locations(data: DataSection) -> Iterator[tuple[str, str | None]]:
+    sources = data.sources
+    for number, source in enumerate(sources):
+        if not source.url.startswith((SYNTHETIC, PIPE)):
+            yield ("data.train" if len(sources) == 1 else f"data.train.{number}"), source.url
+    if data.columns is not None:
+        yield "data.columns.root", data.columns.root
 
 
 def _path_or_url(value: object) -> str | None:

@@ -6,7 +6,7 @@ values.schema.json and the reference page are generated from these classes.
 
 from __future__ import annotations
 
-from clipctl.contract.sections.base import DnsLabel, EnvName, Location, Quantity, Section
+from clipctl.contract.sections.base import DnsLabel, EnvName, Location, Quantity, Section, quantity_bytes
 from clipctl.contract.sections.checkpoint import CheckpointSection
 from clipctl.contract.sections.data import AugmentSection, DataSection
 from clipctl.contract.sections.environment import SecretRef, check_environment
@@ -29,12 +29,15 @@ from clipctl.contract.sections.scale import (
     TolerationSection,
     VolumeSection,
 )
+from clipctl.contract.sections.sources import CacheSection, ColumnsSection, ResampleSection, SourceSection
 from clipctl.contract.sections.train import TrainSection
 
 __all__ = [
     "AttemptBudget",
     "AugmentSection",
+    "CacheSection",
     "CheckpointSection",
+    "ColumnsSection",
     "DataSection",
     "DistillSection",
     "DnsLabel",
@@ -56,16 +59,19 @@ __all__ = [
     "PatchDropoutPoint",
     "PreprocessSection",
     "Quantity",
+    "ResampleSection",
     "ResourcesSection",
     "RetrievalSection",
     "RetrySection",
     "ScaleSection",
     "SecretRef",
     "Section",
+    "SourceSection",
     "TolerationSection",
     "TrainSection",
     "VolumeSection",
     "WandbSection",
     "ZeroShotSection",
     "check_environment",
+    "quantity_bytes",
 ]

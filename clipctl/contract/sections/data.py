@@ -6,7 +6,26 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from clipctl.contract.sections.base import Fraction, Location, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from clipctl.contract.sections.base import (
+    Fraction,
+    Location,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Quantity,
+    Section,
+)
+from clipctl.contract.sections.sources import (
+    SEPARATOR,
+    CacheSection,
+    CaptionKey,
+    ColumnsSection,
+    IndexName,
+    ResampleSection,
+    SourceSection,
+    check_source,
+    is_table,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -57,10 +76,29 @@ class AugmentSection(Section):
 class DataSection(Section):
     """Where the training samples are and in which order they are read."""
 
-    train: Location
+    train: Location | Annotated[tuple[SourceSection, ...], Field(min_length=1, max_length=1000, strict=False)]
     """Shards with an index: a directory or URL prefix that holds `index.json`, a brace pattern such as
-    `s3://bucket/shard-{000000..000099}.tar`, or one `.tar`. On Kubernetes it must be a URL or an absolute path of a
-    mounted volume."""
+    `s3://bucket/shard-{000000..000099}.tar`, or one `.tar`. Or a table of image-caption pairs (`.csv`, `.tsv`,
+    `.parquet`), or `synthetic:N` for N black images. Or several of these: `a::b`, or a list of sources with weights.
+    On Kubernetes it must be a URL or an absolute path of a mounted volume."""
+
+    index: IndexName | None = None
+    """Name of the index to use, made with `clipctl data index --name`. Default: the one without a name."""
+
+    columns: ColumnsSection | None = None
+    """Columns of a table. Default: OpenCLIP's names, `filepath` and `title`."""
+
+    resample: ResampleSection | None = None
+    """Draw samples with replacement, by the weights of the sources. Default: every epoch has each sample once."""
+
+    epoch_samples: PositiveInt | None = None
+    """Samples that count as an epoch for `train.epochs`, `train.cooldown_epochs` and evaluation, as OpenCLIP's
+    `--train-num-samples`; the order of the samples does not change. Default: all samples of the data."""
+
+    captions: dict[CaptionKey, PositiveFloat] | None = Field(default=None, min_length=1)
+    """How often each text of a sample is its caption: weights of the member `txt` and of fields of its JSON, such as
+    `json.caption`. Each element of a list has the weight of its field; texts that a sample lacks are left out. Default:
+    one of `captions` or `caption` of the JSON, else `txt`."""
 
     lanes: PositiveInt | None = None
     """Number of virtual lanes the sample order is cut into; must divide `train.global_batch` and be at least the
@@ -77,6 +115,19 @@ class DataSection(Section):
     prefetch_batches: PositiveInt = 2
     """Batches decoded ahead per rank. Default 2: hides one slow read without holding much memory."""
 
+    memory: Quantity = "2Gi"
+    """Memory for what is read, decoded and waits for its step, per rank. Default 2Gi; it lowers `prefetch_batches`."""
+
+    cache: CacheSection | None = None
+    """Keep blocks of remote shards on a local disk. Default: no."""
+
+    allow_pipe: bool = False
+    """Whether locations may be commands (`pipe:aws s3 cp s3://b/{0..9}.tar -`); they run without a shell. Default
+    false: give URLs, which are resumed and checked."""
+
+    stall_seconds: PositiveFloat = 10.0
+    """Report what a batch waits for when it takes longer than this. Default 10 seconds."""
+
     max_pixels: PositiveInt = 64_000_000
     """Images with more pixels are replaced before they are decoded. Default 64 million: above it lie decompression
     bombs."""
@@ -87,3 +138,33 @@ class DataSection(Section):
 
     augment: AugmentSection = AugmentSection()
     """How training images are varied."""
+
+    @property
+    def sources(self) -> tuple[SourceSection, ...]:
+        """The sources of `train`, in order, each with the index it uses."""
+        if isinstance(self.train, str):
+            given = tuple(SourceSection.model_construct(url=url) for url in self.train.split(SEPARATOR))
+        else:
+            given = self.train
+        return tuple(
+            source.model_copy(update={"index": self.index}) if self.index and not source.index else source
+            for source in given
+        )
+
+    @model_validator(mode="after")
+    def _sources(self) -> DataSection:
+        if not all(source.url for source in self.sources):
+            raise ValueError(f"train has an empty source: {self.train!r}")
+        for source in self.sources:
+            check_source(source, self.allow_pipe)
+        if self.columns is not None and not any(is_table(source.url) for source in self.sources):
+            raise ValueError("columns are for tables (.csv, .tsv, .parquet), and data.train names none")
+        return self
+
+    @model_validator(mode="after")
+    def _drawing(self) -> DataSection:
+        if self.resample is None and any(source.weight != 1 for source in self.sources):
+            raise ValueError("weights of train need sampling with replacement: add data.resample")
+        if self.resample is not None and self.epoch_samples is not None:
+            raise ValueError("epoch_samples is data.resample.samples_per_epoch when samples are drawn: remove it")
+        return self

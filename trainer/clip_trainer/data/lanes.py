@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_trainer.data.order import I64, Columns, Order, SampleRef, permuted
-from clip_trainer.data.prp import derive_key
+from clip_trainer.data.order import I64, Columns, Order, SampleRef
+from clip_trainer.data.prp import derive, derive_key, permute
 
 _EPOCHS_KEPT = 2
 
@@ -107,13 +107,13 @@ class SampleOrder(Order):
         whole, extra = divmod(self.samples, self.lanes)
         start = first * whole + np.minimum(first, extra)
         if self.samples <= self.lanes * self.shuffle_block:
-            return permuted(start + ordinal, np.full_like(start, self.samples), state.key, start * 0)
+            return _permuted(start + ordinal, np.full_like(start, self.samples), state.key, start * 0)
         length = whole + (first < extra)
         window = ordinal // self.shuffle_block
         base = window * self.shuffle_block
         sizes = np.minimum(self.shuffle_block, length - base)
         # One key per window: the window's first element names it uniquely within the epoch.
-        inside = permuted(ordinal - base, sizes, state.key, start + base + 1)
+        inside = _permuted(ordinal - base, sizes, state.key, start + base + 1)
         return np.asarray((start + base + inside + state.rotation) % self.samples, np.int64)
 
     def _epoch(self, epoch: int) -> _Epoch:
@@ -123,7 +123,9 @@ class SampleOrder(Order):
     def _new_epoch(self, epoch: int) -> _Epoch:
         key = derive_key(self.seed, epoch)
         shards = len(self._counts)
-        order = permuted(np.arange(shards, dtype=np.int64), np.full(shards, shards, np.int64), derive_key(key, 1), None)
+        order = _permuted(
+            np.arange(shards, dtype=np.int64), np.full(shards, shards, np.int64), derive_key(key, 1), None
+        )
         rotation = derive_key(key, 2) % self.samples
         state = _Epoch(order, np.cumsum(self._counts[order]), rotation, derive_key(key, 3))
         # A batch touches at most two neighbours of a long epoch; keeping more would only cost memory.
@@ -131,3 +133,11 @@ class SampleOrder(Order):
             self._epochs.pop(next(iter(self._epochs)), None)
         self._epochs[epoch] = state
         return state
+
+
+def _permuted(values: I64, sizes: I64, key: int, words: I64 | None) -> I64:
+    """`permute` with one key, or with one key per word."""
+    keys = np.full(len(values), key, np.uint64)
+    if words is not None:
+        keys = derive(keys, words.astype(np.uint64))
+    return permute(values.astype(np.uint64), sizes.astype(np.uint64), keys).astype(np.int64)

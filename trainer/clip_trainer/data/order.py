@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clip_trainer.data.prp import derive, permute
 from clipctl.contract.errors import MissingError, SpecError
 
 I64 = npt.NDArray[np.int64]
@@ -129,11 +128,3 @@ class Order(ABC):
     def _refs(self, positions: I64) -> list[SampleRef]:
         columns = (column.tolist() for column in self._lookup(positions))
         return [SampleRef(*row) for row in zip(*columns, strict=True)]
-
-
-def permuted(values: I64, sizes: I64, key: int, words: I64 | None) -> I64:
-    """`permute` with one key, or with one key per word."""
-    keys = np.full(len(values), key, np.uint64)
-    if words is not None:
-        keys = derive(keys, words.astype(np.uint64))
-    return permute(values.astype(np.uint64), sizes.astype(np.uint64), keys).astype(np.int64)
