@@ -41,10 +41,15 @@ class SampleReader(Protocol):
 class SampleSet(Protocol):
     """Samples in numbered shards."""
 
-    url: str
-    """What the user calls it."""
-    remote: bool
-    """Reading waits for a network."""
+    @property
+    def url(self) -> str:
+        """What the user calls it."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Reading waits for a network."""
+        ...
 
     @property
     def counts(self) -> Sequence[int]:
