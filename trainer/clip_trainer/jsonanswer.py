@@ -1,13 +1,20 @@
-"""How a process of the trainer answers the command line that started it: one JSON object as its last line of output."""
+"""How a process of the trainer answers the command line that started it: JSON objects, one a line.
+
+Any number of lines `{"progress": ...}` may come first; the last one is `{"result": ...}` or `{"error": ...}`.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from clipctl.contract.errors import ClipError, ExitCode
+
+if TYPE_CHECKING:
+    from clip_trainer.data.progress import ProgressEvent
 
 
 def answer(work: Callable[[list[str]], dict[str, Any]], arguments: list[str]) -> int:
@@ -29,3 +36,8 @@ def answer(work: Callable[[list[str]], dict[str, Any]], arguments: list[str]) ->
     print(json.dumps({"result": result}))
     sys.stdout.flush()
     return int(ExitCode.OK)
+
+
+def tell(event: ProgressEvent) -> None:
+    """Say how far the work is; a `clip_trainer.data.progress.Progress`."""
+    print(json.dumps({"progress": asdict(event)}), flush=True)
