@@ -1,22 +1,21 @@
 """Datasets in S3 (moto) and on a web server: the same bytes as from disk, and every refusal with its exit code."""
 
-import http.server
-import os
 import socket
-import threading
-from functools import partial
-from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from clip_testkit.httpfaults import refuse
+from clip_testkit.s3fault import fault_server
+from clip_testkit.s3server import create_bucket, delete_object, s3_server, use_only
 from clip_testkit.shards import png, write_dataset
 from clip_trainer.data.index import Dataset, index_dataset, open_dataset
 from clip_trainer.data.pack import pack, read_class_names
-from clip_trainer.data.pack_plan import plan_class_folders
+from clip_trainer.data.pack_folder import ClassFolders
 from clip_trainer.data.retry import RetryPolicy
 from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_remote import RemoteSource
+from clip_trainer.data.shard_writer import WriteOptions
+from clip_trainer.data.source_http import HttpSource
+from clip_trainer.data.source_s3 import S3Source
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import (
     CannotCreateError,
@@ -31,24 +30,13 @@ NO_WAITING = RetryPolicy(attempts=3, sleep=lambda seconds: None)
 
 @pytest.fixture(scope="module")
 def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
 def environment(endpoint, monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    use_only(monkeypatch, endpoint, tmp_path / "none")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -59,11 +47,11 @@ def local(tmp_path):
 
 
 @pytest.fixture
-def bucket(local, request):
+def bucket(local, request, endpoint):
     """A bucket of its own for each test, holding the local dataset below `d/`."""
     name = "b" + str(abs(hash(request.node.name)))[:20]
-    source = RemoteSource(f"s3://{name}/d")
-    source._files.call_s3("create_bucket", Bucket=name)
+    create_bucket(endpoint, name)
+    source = S3Source(f"s3://{name}/d")
     for shard in local.glob("*.tar"):
         source.save(shard.name, shard.read_bytes())
     return f"s3://{name}/d"
@@ -81,9 +69,10 @@ def test_a_dataset_in_s3_is_the_dataset_on_disk(bucket, local):
     assert keys(remote) == keys(remote, cache_bytes=0) == keys(disk)
     again = open_dataset(bucket)
     assert again.index == remote.index
-    assert again.source.counters.bytes_read == 0, "the index was written beside the shards"
+    small = min(shard.bytes for shard in remote.index.shards)
+    assert again.source.counters.bytes_read < small, "the index was written beside the shards"
     assert verify_dataset(bucket, deep=True).ok
-    assert keys(Dataset.attach(bucket, remote.index.to_json())) == keys(disk)
+    assert keys(Dataset.attach(bucket, remote.payload())) == keys(disk)
 
 
 def test_patterns_and_single_shards_in_s3(bucket):
@@ -125,14 +114,15 @@ def test_a_shortened_object_is_noticed_while_reading(bucket):
         keys(dataset, cache_bytes=0)
 
 
-def test_missing_things_in_s3(bucket):
+def test_missing_things_in_s3(bucket, endpoint):
     with pytest.raises(MissingError, match="nothing"):
         open_dataset(bucket + "/nothing")
     with pytest.raises(MissingError, match="no-such-bucket"):
         open_dataset("s3://no-such-bucket/d")
     with pytest.raises(MissingError, match=r"shard-000007\.tar"):
         open_dataset(f"{bucket}/shard-000007.tar")
-    open_dataset(bucket).source._files.rm_file(f"{bucket}/shard-000001.tar")
+    open_dataset(bucket)
+    delete_object(endpoint, f"/{bucket.removeprefix('s3://')}/shard-000001.tar")
     with pytest.raises(MissingError, match=r"shard-000001\.tar"):
         open_dataset(bucket)
 
@@ -149,7 +139,7 @@ def test_unreachable_store(monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        source = RemoteSource("s3://bucket/d", retry=NO_WAITING)
+        source = S3Source("s3://bucket/d", retry=NO_WAITING)
         with pytest.raises(UnavailableError) as caught:
             source.info("x.tar")
     assert source.counters.retries == 2
@@ -161,85 +151,53 @@ def test_packing_straight_into_s3(bucket, tmp_path):
         folder = tmp_path / "pictures" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.png").write_bytes(png(number))
-    items = plan_class_folders(tmp_path / "pictures", templates=["a {}"])
-    assert pack(items, bucket + "/packed", samples_per_shard=4).shards == 2
+    items = ClassFolders(tmp_path / "pictures", templates=["a {}"])
+    assert pack(items, bucket + "/packed", WriteOptions(samples_per_shard=4)).shards == 2
     assert open_dataset(bucket + "/packed").index.counts == (4, 2)
     assert read_class_names(bucket + "/packed") == ("class0", "class1")
-    with pytest.raises(CannotCreateError, match="already"):
+    with pytest.raises(CannotCreateError, match="holds shards"):
         pack(items, bucket + "/packed")
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """A web server with ranges and with faults: the next answers are taken from `faults` while it holds any."""
-
-    protocol_version = "HTTP/1.1"
-    faults: list[int] = []
-    ranges = True
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        path = Path(self.directory) / self.path.lstrip("/")
-        status, data = (200, path.read_bytes()) if path.is_file() else (404, b"no")
-        if self.faults:
-            status, data = self.faults.pop(0), b"fault"
-        elif status == 200 and self.ranges and "Range" in self.headers:
-            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
-            status, data = 206, data[int(first) : int(last) + 1]
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
 def web(local):
-    handler = type("FaultyHandler", (Handler,), {"directory": str(local), "faults": [], "ranges": True})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=partial(server.serve_forever, 0.05))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    objects = {f"/{path.name}": path.read_bytes() for path in local.glob("*.tar")}
+    with fault_server(objects) as server:
+        yield server
+
+
+def with_index(web, local):
+    """The web server also has the index of the shards."""
+    open_dataset(str(local))
+    web.objects |= {f"/{path.name}": path.read_bytes() for path in local.glob("index*")}
 
 
 def test_a_dataset_on_a_web_server(web, local):
-    url, _ = web
     with pytest.raises(MissingError, match="cannot be listed"):
-        open_dataset(url)
-    by_pattern = open_dataset(url + "/shard-{000000..000001}.tar")
+        open_dataset(web.url)
+    by_pattern = open_dataset(web.url + "/shard-{000000..000001}.tar")
     disk = open_dataset(str(local))
     assert by_pattern.index.identity == disk.index.identity
     assert keys(by_pattern) == keys(disk)
-    by_index = open_dataset(url)
+    with_index(web, local)
+    by_index = open_dataset(web.url)
     assert keys(by_index, cache_bytes=0) == keys(disk)
     with pytest.raises(CannotCreateError):
         by_index.source.save("x", b"")
 
 
 def test_a_server_without_ranges_is_slow_but_right(web, local):
-    url, handler = web
-    disk = open_dataset(str(local))
-    handler.ranges = False
-    assert keys(open_dataset(url), cache_bytes=0) == keys(disk)
+    with_index(web, local)
+    web.ranges = False
+    assert keys(open_dataset(web.url), cache_bytes=0) == keys(open_dataset(str(local)))
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_passing_faults_are_retried_and_counted(web, local, status):
-    url, handler = web
-    open_dataset(str(local))
-    source = RemoteSource(url, retry=NO_WAITING)
-    dataset = open_dataset(url, source=source)
-    handler.faults += [status, status]
+    with_index(web, local)
+    source = HttpSource(web.url, retry=NO_WAITING)
+    dataset = open_dataset(web.url, source=source)
+    web.add(refuse(status), times=2)
     assert len(keys(dataset)) == 15
     assert source.counters.retries == 2
 
@@ -248,9 +206,8 @@ def test_passing_faults_are_retried_and_counted(web, local, status):
     ("status", "error"), [(503, UnavailableError), (403, PermissionDeniedError), (404, MissingError)]
 )
 def test_lasting_faults_are_typed(web, local, status, error):
-    url, handler = web
-    open_dataset(str(local))
-    dataset = open_dataset(url, source=RemoteSource(url, retry=NO_WAITING))
-    handler.faults += [status] * 20
+    with_index(web, local)
+    dataset = open_dataset(web.url, source=HttpSource(web.url, retry=NO_WAITING))
+    web.add(refuse(status))
     with pytest.raises(error):
         keys(dataset)

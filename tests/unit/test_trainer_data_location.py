@@ -35,11 +35,29 @@ def test_home_directory_is_expanded(monkeypatch):
     assert parse_location("~/data").base == "/home-of-x/data"
 
 
-@pytest.mark.parametrize("url", ["pipe:cat x.tar", "ftp://x/y", "memory://x", "", "  ", "a\0b"])
+@pytest.mark.parametrize(
+    "url", ["pipe:cat x.tar", "nosuch://x/y", "s4:bucket", "simplecache::s3://b/x", "memory:x", "", "  ", "a\0b"]
+)
 def test_refused_locations(url):
     with pytest.raises(SpecError) as caught:
         parse_location(url)
     assert caught.value.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az", "abfs", "memory", "hf", "sftp"])
+def test_what_fsspec_knows_is_a_location(scheme):
+    assert parse_location(f"{scheme}://x/y-{{0..1}}.tar") == (scheme, f"{scheme}://x", ("y-0.tar", "y-1.tar"))
+
+
+def test_commands_are_locations_only_where_they_are_allowed(monkeypatch):
+    url = "pipe:aws s3 cp s3://b/{000..002}.tar -"
+    with pytest.raises(SpecError, match="not run unless") as caught:
+        parse_location(url)
+    assert "CLIPCTL_ALLOW_PIPE=1" in caught.value.hint
+    monkeypatch.setenv("CLIPCTL_ALLOW_PIPE", "1")
+    names = ("shard-000000.tar", "shard-000001.tar", "shard-000002.tar")
+    assert parse_location(url) == ("pipe", url, names)
+    assert parse_location("pipe:cat x").names == ("shard-000000.tar",)
 
 
 @pytest.mark.parametrize(

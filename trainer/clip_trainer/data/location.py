@@ -1,12 +1,13 @@
 """What `data.train` and `data.val` may be: a directory of shards, a brace pattern of shards, or one shard.
 
 A location splits into a *base* (a directory path or URL) and, unless every shard of the directory is meant, the names
-of the shards relative to it.
+of the shards relative to it. Shards may also be what commands print (`pipe:`), where the environment allows that.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from itertools import product
@@ -22,7 +23,9 @@ INDEX_NAME = "index.json"
 
 _SCHEME = re.compile(r"\A([a-z][a-z0-9+.-]*):")
 _LOCAL = frozenset({"", "file"})
-_REMOTE = frozenset({"s3", "http", "https", "gs", "gcs", "az", "abfs"})
+_OWN = frozenset({"s3", "http", "https"})
+PIPE_PREFIX = "pipe:"
+_ALLOW_PIPE = "CLIPCTL_ALLOW_PIPE"
 _RANGE = re.compile(r"\A(\d+)\.\.(\d+)\Z")
 _NUMBER_LIMIT = 18  # digits; keeps `{0..9...9}` from becoming a number that takes long to print
 
@@ -41,21 +44,41 @@ def parse_location(url: str) -> Location:
     Raises:
         SpecError: unsupported scheme, or a brace pattern that is malformed or too large.
     """
-    match = _SCHEME.match(url)
-    scheme = match.group(1) if match else ""
-    if scheme not in _LOCAL | _REMOTE:
-        raise SpecError(
-            f"{url}: the scheme {scheme!r} is not supported.",
-            hint="Use a local path, file://, s3://, http:// or https://. Commands (pipe:) are never run.",
-        )
     if not url.strip() or "\0" in url:
         raise SpecError("A data location is empty.", hint="Give a directory of shards, a pattern or a .tar file.")
+    match = _SCHEME.match(url)
+    scheme = match.group(1) if match else ""
+    if scheme == "pipe":
+        return _pipe(url)
+    if scheme not in _LOCAL | _OWN and not _is_known(scheme, url):
+        raise SpecError(
+            f"{url}: the scheme {scheme!r} is not supported.",
+            hint="Use a local path, file://, s3://, http://, https:// or a scheme that fsspec knows (gs://, az://).",
+        )
     path = url.removeprefix("file://") if scheme == "file" else url
     local = scheme in _LOCAL
     directory, shards = _split(path)
     if local:
         directory = str(Path(directory or ".").expanduser())
     return Location("" if local else scheme, directory.rstrip("/") or "/", shards)
+
+
+def _is_known(scheme: str, url: str) -> bool:
+    """Whether fsspec has a client for a scheme. Chains (`simplecache::s3://...`) are nothing it is asked about."""
+    from clip_trainer.data.source_fsspec import knows_scheme
+
+    return url.startswith(f"{scheme}://") and knows_scheme(scheme)
+
+
+def _pipe(url: str) -> Location:
+    """The commands that a pattern stands for; their shards are numbered."""
+    if os.environ.get(_ALLOW_PIPE) != "1":
+        raise SpecError(
+            f"{url}: commands (pipe:) are not run unless that is allowed.",
+            hint=f"Give the address of the shards themselves, or set {_ALLOW_PIPE}=1 if you trust the command.",
+        )
+    commands = expand_braces(url.removeprefix(PIPE_PREFIX))
+    return Location("pipe", url, tuple(f"shard-{number:06d}.tar" for number in range(len(commands))))
 
 
 def _split(path: str) -> tuple[str, tuple[str, ...] | None]:

@@ -1,7 +1,7 @@
-"""Which typed error an exception of a storage client means.
+"""Which typed error an exception of a storage client (gcsfs, adlfs, ...) means.
 
-Clients wrap each other (s3fs over aiobotocore over aiohttp), so the whole chain of causes is looked at, and classes
-are told apart by name: importing the clients only to name their exceptions would make every command slow.
+Clients wrap each other, so the whole chain of causes is looked at, and classes are told apart by name: importing the
+clients only to name their exceptions would make every command slow.
 """
 
 from __future__ import annotations
@@ -19,23 +19,12 @@ from clipctl.contract.errors import (
     UnavailableError,
 )
 
-_CREDENTIALS_HINT = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role) that may read it; "
-    "for a public bucket set FSSPEC_S3_ANON=true."
-)
-_MISSING_HINT = "Check the bucket, the path and AWS_ENDPOINT_URL_S3."
-_UNAVAILABLE_HINT = "Check the address (AWS_ENDPOINT_URL_S3), the network and the service's status, then run it again."
+_CREDENTIALS_HINT = "Give the storage client credentials that may read it, as its documentation says."
+_MISSING_HINT = "Check the bucket and the path."
+_UNAVAILABLE_HINT = "Check the address, the network and the service's status, then run it again."
 
-_DENIED_NAMES = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
-_DENIED_CODES = frozenset(
-    {
-        *("401", "403", "AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "Forbidden"),
-        *("SignatureDoesNotMatch", "RequestTimeTooSkewed", "TokenRefreshRequired", "AuthorizationHeaderMalformed"),
-    }
-)
-_MISSING_CODES = frozenset({"404", "NoSuchBucket", "NoSuchKey", "410"})
-_RANGE_CODES = frozenset({"416", "InvalidRange"})
-_MOVED_CODES = frozenset({"301", "307", "PermanentRedirect", "IllegalLocationConstraintException"})
+_DENIED_NAMES = frozenset({"PermissionError", "DefaultCredentialsError", "ClientAuthenticationError", "RefreshError"})
+_MISSING_NAMES = frozenset({"FileNotFoundError", "ResourceNotFoundError"})
 
 
 def typed_error(error: BaseException, what: str) -> ClipError:
@@ -47,21 +36,21 @@ def typed_error(error: BaseException, what: str) -> ClipError:
     known = next((link for link in chain if isinstance(link, ClipError)), None)
     if known is not None:
         return known
-    codes = {code for link in chain for code in _codes(link)}
+    statuses = {status for link in chain for status in _statuses(link)}
     names = {kind.__name__ for link in chain for kind in type(link).__mro__}
     reason = _reason(error)
-    if codes & _RANGE_CODES:
+    if 416 in statuses:
         return CorruptError(f"{what} is shorter than the index says.", hint="Fetch or pack the shard again.")
-    if "PermissionError" in names or names & _DENIED_NAMES or codes & _DENIED_CODES:
+    if names & _DENIED_NAMES or statuses & {401, 403}:
         return PermissionDeniedError(f"{what}: access denied ({reason}).", hint=_CREDENTIALS_HINT)
-    if "FileNotFoundError" in names or codes & _MISSING_CODES:
+    if names & _MISSING_NAMES or statuses & {404, 410}:
         return MissingError(f"{what} does not exist.", hint=_MISSING_HINT)
-    if codes & _MOVED_CODES:
-        return SpecError(f"{what} lies in another region ({reason}).", hint="Set AWS_REGION to the bucket's region.")
     if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
         return CannotCreateError(f"{what} cannot be written: no space left.", hint="Free some space.")
     if "ImportError" in names:
         return SpecError(f"{what} needs a storage client that is not installed ({reason}).", hint="Install it.")
+    if "NotImplementedError" in names:
+        return SpecError(f"{what}: this storage cannot do that ({reason}).", hint="Use another one.")
     return UnavailableError(f"{what} cannot be reached ({reason}).", hint=_UNAVAILABLE_HINT)
 
 
@@ -74,15 +63,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _codes(error: BaseException) -> Iterator[str]:
-    """S3 error codes and HTTP statuses an exception carries."""
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
-        yield str(status)
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        yield str(response.get("Error", {}).get("Code", ""))
-        yield str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+def _statuses(error: BaseException) -> Iterator[int]:
+    """HTTP statuses that an exception carries, by the names that clients give them."""
+    for name in ("status", "status_code", "code"):
+        value = getattr(error, name, None)
+        if isinstance(value, int):
+            yield value
 
 
 def _reason(error: BaseException) -> str:

@@ -32,10 +32,11 @@ class LocalSource:
         self._root = Path(base)
 
     def info(self, name: str) -> ObjectInfo:
-        """Size of a file."""
+        """Size of a file, and when it was last changed."""
         path = self._path(name)
         try:
-            return ObjectInfo(name, path.stat().st_size, None)
+            found = path.stat()
+            return ObjectInfo(name, found.st_size, None, found.st_mtime_ns)
         except OSError as error:
             raise _translated(error, path) from error
 
@@ -56,8 +57,8 @@ class LocalSource:
         except OSError as error:
             raise _translated(error, self._root) from error
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """A range of a file; the page cache is the cache."""
+    def read(self, name: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
+        """A range of a file; the page cache is the cache. Files have no etag to compare."""
         path = self._path(name)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from clip_trainer.pretrained import httperrors
 from clip_trainer.pretrained.digests import Expected, expected_from_etag
@@ -13,6 +13,9 @@ from clip_trainer.pretrained.httpclient import Answer, HttpClient, offline_error
 from clip_trainer.pretrained.patience import TransientError
 from clip_trainer.pretrained.settings import FetchSettings
 from clipctl.contract.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from clip_trainer.data.source import ObjectInfo
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _STORE_CHUNK = 8 << 20
@@ -99,15 +102,16 @@ class StoreOrigin:
     """
 
     def __init__(self, url: str, settings: FetchSettings) -> None:
+        from clip_trainer.data.location import Location
         from clip_trainer.data.retry import RetryPolicy
-        from clip_trainer.data.source_remote import RemoteSource
+        from clip_trainer.data.source import open_source
 
         if settings.offline:
             raise offline_error(url)
         base, _, self._name = url.rpartition("/")
         self._url = url
         # One attempt: how often to repeat is decided by the download, as for web servers.
-        self._source = RemoteSource(base, retry=RetryPolicy(attempts=1))
+        self._source = open_source(Location(url.partition(":")[0], base, None), retry=RetryPolicy(attempts=1))
 
     @property
     def where(self) -> str:
@@ -121,12 +125,12 @@ class StoreOrigin:
         except UnavailableError as error:
             raise TransientError(error.problem, hint=error.hint) from error
         start = offset if validator is not None and validator == info.etag and offset < info.bytes else 0
-        return Opened(start, info.bytes, info.etag, Expected(), self._chunks(start, info.bytes), lambda: None)
+        return Opened(start, info.bytes, info.etag, Expected(), self._chunks(start, info), lambda: None)
 
-    def _chunks(self, start: int, total: int) -> Iterator[bytes]:
-        for at in range(start, total, _STORE_CHUNK):
+    def _chunks(self, start: int, info: ObjectInfo) -> Iterator[bytes]:
+        for at in range(start, info.bytes, _STORE_CHUNK):
             try:
-                yield self._source.read(self._name, at, min(_STORE_CHUNK, total - at))
+                yield self._source.read(self._name, at, min(_STORE_CHUNK, info.bytes - at), etag=info.etag)
             except UnavailableError as error:
                 raise TransientError(error.problem, hint=error.hint) from error
 
