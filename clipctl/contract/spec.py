@@ -6,7 +6,7 @@ combinations are errors; nothing is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -29,7 +29,7 @@ from clipctl.contract.sections import (
     TrainSection,
     check_environment,
 )
-from clipctl.contract.sections.sources import PIPE, SYNTHETIC
+from clipctl.contract.sections.sources import PIPE, SEPARATOR, SYNTHETIC
 
 _PREFERRED_LANES = 64
 
@@ -194,21 +194,27 @@ def _locations(spec: RunSpec) -> Iterator[tuple[str, str | None]]:
     if spec.train.loss.distill is not None:
         yield "train.loss.distill.pretrained", _path_or_url(spec.train.loss.distill.pretrained)
     if spec.eval.retrieval is not None:
-        yield "eval.retrieval.data", spec.eval.retrieval.data
+        yield from _numbered("eval.retrieval.data", spec.eval.retrieval.data.split(SEPARATOR))
+        if spec.eval.retrieval.columns is not None:
+            yield "eval.retrieval.columns.root", spec.eval.retrieval.columns.root
     for name, section in spec.eval.classification_sets().items():
-        yield f"eval.{name}.data", section.data
+        yield from _numbered(f"eval.{name}.data", (section.data or "").split(SEPARATOR))
         yield f"eval.{name}.folder", section.folder
         yield f"eval.{name}.classes", _path_or_url(section.classes)
         yield f"eval.{name}.templates", _path_or_url(section.templates)
 
 
 def _data_locations(data: DataSection) -> Iterator[tuple[str, str | None]]:
-    sources = data.sources
-    for number, source in enumerate(sources):
-        if not source.url.startswith((SYNTHETIC, PIPE)):
-            yield ("data.train" if len(sources) == 1 else f"data.train.{number}"), source.url
+    yield from _numbered("data.train", [source.url for source in data.sources])
     if data.columns is not None:
         yield "data.columns.root", data.columns.root
+
+
+def _numbered(field: str, urls: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Several sources of one field; commands and made-up samples are at no location."""
+    for number, url in enumerate(urls):
+        if not url.startswith((SYNTHETIC, PIPE)):
+            yield (field if len(urls) == 1 else f"{field}.{number}"), url
 
 
 def _path_or_url(value: object) -> str | None:

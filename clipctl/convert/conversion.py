@@ -1,4 +1,4 @@
-"""What a conversion produces: a run.yaml, what to do before, and what differs."""
+"""What a conversion produces: a run.yaml, and what differs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ class Conversion:
 
     Attributes:
         spec: the run.yaml as plain values; only what differs from clipctl's defaults.
-        preparations: shell commands to run before, such as packing a table into shards.
         notes: what was changed or left out, one sentence each.
         refused: what has no equivalent and would change the training.
     """
 
     spec: Mapping = field(default_factory=dict)
-    preparations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 

@@ -34,9 +34,8 @@ def convert(words: Sequence[str]) -> Conversion:
 
 
 def to_yaml(conversion: Conversion) -> str:
-    """The run.yaml, with the preparations and notes as comments on top."""
-    lines = [f"# Before: {command}" for command in conversion.preparations]
-    lines += [f"# {note}" for note in conversion.notes]
+    """The run.yaml, with the notes as comments on top."""
+    lines = [f"# {note}" for note in conversion.notes]
     lines += [f"# NOT CONVERTED: {text}" for text in conversion.refused]
     text: str = yaml.dump(conversion.spec, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
     return "\n".join([*lines, *([""] if lines else []), text])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-import shlex
 from pathlib import PurePosixPath
+from typing import Any
 
+from clipctl.contract.sections import ColumnsSection
+from clipctl.contract.sections.sources import SEPARATOR, TABLES
 from clipctl.convert.commandline import OpenClipCommand
 from clipctl.convert.conversion import Conversion
+from clipctl.convert.epoch import is_table, steps_per_epoch
 
-_TABLES = {".csv": ",", ".tsv": "\t"}
 _PIPE_S3 = re.compile(r"pipe:\s*aws\s+s3\s+cp\s+(?:--\S+\s+)*(s3://\S+)\s+-\s*")
 _PIPE_CAT = re.compile(r"pipe:\s*cat\s+(\S+)\s*")
 _AUGMENT = {
@@ -27,68 +28,107 @@ _AUGMENT = {
 def translate_data(command: OpenClipCommand, conversion: Conversion) -> None:
     """Fill `data`, and `eval.retrieval.data` from the validation data."""
     if command["dataset_type"] == "synthetic":
-        conversion.refuse("--dataset-type synthetic: made-up pictures teach nothing; give real data.")
+        _synthetic(command, conversion)
     elif command["train_data"]:
-        conversion.set("data.train", _location(command["train_data"], "train", command, conversion))
+        _train(command, conversion)
     else:
         conversion.refuse("without --train-data the command trains nothing; `clipctl eval` evaluates a model.")
     if command["val_data"]:
-        conversion.set("eval.retrieval.data", _location(command["val_data"], "val", command, conversion))
+        locations = _locations(command["val_data"], "val", command, conversion)
+        conversion.set("eval.retrieval.data", SEPARATOR.join(locations) or None)
+        _columns(command["val_data"], "eval.retrieval.columns", command, conversion)
         conversion.set("eval.retrieval.loss_batch", command["batch_size"])
-    if command["train_data_upsampling_factors"]:
-        conversion.refuse("--train-data-upsampling-factors: weights of several sources are not supported.")
-    if command["dataset_resampled"]:
-        conversion.note("--dataset-resampled: samples are not drawn with replacement; every epoch has each one once.")
+    _drawing(command, conversion)
     conversion.set("data.threads", max(1, command["workers"]))
     _augment(command, conversion)
 
 
-def steps_per_epoch(command: OpenClipCommand) -> int | None:
-    """Optimiser steps of an epoch as OpenCLIP rounds them; None if the command does not say how many samples.
+def _synthetic(command: OpenClipCommand, conversion: Conversion) -> None:
+    if command["train_num_samples"]:
+        conversion.set("data.train", f"synthetic:{command['train_num_samples']}")
+    else:
+        conversion.refuse("--dataset-type synthetic needs --train-num-samples.")
 
-    `get_wds_dataset` rounds the batches up, per data worker, and a trailing part of an accumulated group is dropped.
-    """
-    samples: int | None = command["train_num_samples"]
-    if not samples:
+
+def _train(command: OpenClipCommand, conversion: Conversion) -> None:
+    """`data.train`: one location, several as they are, or several with weights."""
+    locations = _locations(command["train_data"], "train", command, conversion)
+    factors = command["train_data_upsampling_factors"]
+    if factors is None:
+        conversion.set("data.train", SEPARATOR.join(locations) or None)
+    else:
+        conversion.set("data.train", _weighted(locations, factors, command, conversion))
+    _columns(command["train_data"], "data.columns", command, conversion)
+
+
+def _weighted(
+    locations: list[str], factors: str, command: OpenClipCommand, conversion: Conversion
+) -> list[dict[str, Any]] | None:
+    try:
+        weights = [float(factor) for factor in factors.split(SEPARATOR)]
+    except ValueError:
+        weights = []
+    if len(weights) != len(locations) or min(weights) <= 0:
+        conversion.refuse(
+            f"--train-data-upsampling-factors {factors}: it needs a positive factor for each of the "
+            f"{len(locations)} sources."
+        )
         return None
-    batches: int = math.ceil(samples / (command["batch_size"] * command.world))
-    if not _is_table(command["train_data"] or ""):
-        workers = max(1, command["workers"])
-        batches = math.ceil(batches / workers) * workers
-    return max(1, batches // int(command["accum_freq"]))
+    if not command["dataset_resampled"]:
+        conversion.refuse("--train-data-upsampling-factors: OpenCLIP takes them with --dataset-resampled only.")
+    conversion.note(
+        "--train-data-upsampling-factors: OpenCLIP draws shards by the factors and shows all samples of each; "
+        "here every sample counts its source's factor (data.resample.weight_by: sample), which is the same in the long "
+        "run."
+    )
+    return [{"url": url, "weight": weight} for url, weight in zip(locations, weights, strict=True)]
+
+
+def _drawing(command: OpenClipCommand, conversion: Conversion) -> None:
+    """`data.resample`, and what counts as an epoch."""
+    steps = steps_per_epoch(command)
+    batch = command["batch_size"] * command.world * command["accum_freq"]
+    samples = None if steps is None else steps * batch
+    if command["dataset_resampled"]:
+        conversion.set("data.resample", {"samples_per_epoch": samples} if samples else {})
+    else:
+        conversion.set("data.epoch_samples", samples)
+    if steps is not None:
+        conversion.note(f"an epoch of OpenCLIP is {steps} steps here, of {batch} samples: its rounding is kept.")
+    elif is_table(command["train_data"] or ""):
+        conversion.note("OpenCLIP leaves out the rest of a table that fills no batch; here every row has its turn.")
+
+
+def _locations(value: str, purpose: str, command: OpenClipCommand, conversion: Conversion) -> list[str]:
+    found = (_location(part, purpose, command, conversion) for part in value.split(SEPARATOR))
+    return [location for location in found if location is not None]
 
 
 def _location(value: str, purpose: str, command: OpenClipCommand, conversion: Conversion) -> str | None:
-    if "::" in value:
-        conversion.refuse(f"--{purpose}-data with `::`: several sources are not supported; pack them into one.")
+    if command["dataset_type"] == "csv" and not is_table(value):
+        conversion.refuse(f"--{purpose}-data {value}: a table is known by its ending; rename it to .csv or .tsv.")
         return None
-    if _is_table(value):
-        return _packed(value, purpose, command, conversion)
     for pattern in (_PIPE_S3, _PIPE_CAT):
         found = pattern.fullmatch(value)
         if found:
             conversion.note(f"--{purpose}-data: {found.group(1)} is read directly, without a subprocess.")
             return found.group(1)
     if value.startswith("pipe:"):
-        conversion.refuse(f"--{purpose}-data {value!r}: only `aws s3 cp ... -` and `cat` are known; give the URL.")
+        conversion.refuse(f"--{purpose}-data {value!r}: give the URL, or set data.allow_pipe and leave it as it is.")
         return None
     return value
 
 
-def _is_table(value: str) -> bool:
-    return PurePosixPath(value).suffix in _TABLES
-
-
-def _packed(table: str, purpose: str, command: OpenClipCommand, conversion: Conversion) -> str:
-    """Tables are packed into shards once; training then streams them."""
-    out = f"data/{PurePosixPath(table).stem}"
-    words = ["clipctl", "data", "pack", table, out]
-    words += ["--image-column", command["csv_img_key"], "--caption-column", command["csv_caption_key"], "--root", "."]
-    if command["csv_separator"] != _TABLES[PurePosixPath(table).suffix]:
-        words += ["--separator", "tab" if command["csv_separator"] == "\t" else command["csv_separator"]]
-    conversion.preparations.append(shlex.join(words))
-    conversion.note(f"--{purpose}-data: {table} is packed into shards once; see above.")
-    return out
+def _columns(table: str, path: str, command: OpenClipCommand, conversion: Conversion) -> None:
+    """Columns of a table where they differ from the defaults; relative images start where OpenCLIP is started."""
+    if not is_table(table):
+        return
+    default, separator = ColumnsSection(), command["csv_separator"]
+    given = {"image": command["csv_img_key"], "caption": command["csv_caption_key"], "root": "."}
+    if separator != TABLES[PurePosixPath(table).suffix]:
+        given["separator"] = separator
+    conversion.set(path, {name: value for name, value in given.items() if value != getattr(default, name)})
+    conversion.note(f"{path}.root: image paths in {table} start from the directory of the command, as in OpenCLIP.")
 
 
 def _augment(command: OpenClipCommand, conversion: Conversion) -> None:

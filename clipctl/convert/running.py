@@ -7,7 +7,7 @@ import re
 from clipctl.contract.names import MAX_RUN_NAME
 from clipctl.convert.commandline import OpenClipCommand
 from clipctl.convert.conversion import Conversion
-from clipctl.convert.data import steps_per_epoch
+from clipctl.convert.epoch import steps_per_epoch
 
 _QUIET = {
     "log_local": "clipctl logs shows every rank",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from clipctl.convert.commandline import OpenClipCommand
 from clipctl.convert.conversion import Conversion
-from clipctl.convert.data import steps_per_epoch
 
 _DEFAULT_LEARNING_RATE = 5e-4
 _SCHEDULES = {"cosine": "cosine", "const": "constant", "const-cooldown": "constant-cooldown"}
@@ -14,7 +13,7 @@ def translate_training(command: OpenClipCommand, conversion: Conversion) -> None
     """Fill `train`, except for the loss."""
     conversion.set("train.global_batch", command["batch_size"] * command.world * command["accum_freq"])
     conversion.set("train.micro_batch", command["batch_size"])
-    _length(command, conversion)
+    conversion.set("train.epochs", command["epochs"])
     _schedule(command, conversion)
     conversion.set("train.learning_rate", _learning_rate(command))
     conversion.set("train.weight_decay", command["wd"])
@@ -35,19 +34,6 @@ def _learning_rate(command: OpenClipCommand) -> float:
     return _DEFAULT_LEARNING_RATE if given is None else float(given)
 
 
-def _length(command: OpenClipCommand, conversion: Conversion) -> None:
-    steps = steps_per_epoch(command)
-    if steps is None:
-        conversion.set("train.epochs", command["epochs"])
-        return
-    conversion.set("train.steps", steps * command["epochs"])
-    conversion.note(
-        f"--train-num-samples {command['train_num_samples']}: an epoch of OpenCLIP is {steps} steps "
-        f"(of {command['batch_size'] * command.world * command['accum_freq']} samples), so {command['epochs']} epochs "
-        f"are {steps * command['epochs']}."
-    )
-
-
 def _schedule(command: OpenClipCommand, conversion: Conversion) -> None:
     conversion.set("train.warmup_steps", command["warmup"])
     name = command["lr_scheduler"]
@@ -63,12 +49,8 @@ def _schedule(command: OpenClipCommand, conversion: Conversion) -> None:
 
 
 def _cooldown(command: OpenClipCommand, conversion: Conversion) -> None:
-    epochs, steps = command["epochs_cooldown"], steps_per_epoch(command)
-    if epochs is None:
+    if command["epochs_cooldown"] is None:
         conversion.refuse("--lr-scheduler const-cooldown needs --epochs-cooldown.")
-    elif steps is None:
-        conversion.set("train.cooldown_epochs", epochs)
-    else:
-        conversion.set("train.cooldown_steps", epochs * steps)
+    conversion.set("train.cooldown_epochs", command["epochs_cooldown"])
     conversion.set("train.cooldown_end", command["lr_cooldown_end"])
     conversion.set("train.cooldown_power", command["lr_cooldown_power"])

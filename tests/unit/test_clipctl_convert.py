@@ -7,12 +7,13 @@ import shlex
 import pytest
 import yaml
 
+from clip_trainer.train.optimization import schedule_of, steps_of
 from clipctl.cli import main
 from clipctl.contract.errors import SpecError
 from clipctl.contract.spec import RunSpec
 from clipctl.convert.commandline import read_command
 from clipctl.convert.convert import convert, to_yaml
-from clipctl.convert.data import steps_per_epoch
+from clipctl.convert.epoch import recorded_samples, steps_per_epoch
 from clipctl.convert.flags import FLAGS, option, parse_flags
 from clipctl.convert.running import run_name
 from clipctl.specfields import field_paths
@@ -146,7 +147,7 @@ def test_single_process():
     assert conversion.spec == {
         "name": "openclip-rn50",
         "model": {"name": "RN50", "precision": "amp"},
-        "data": {"train": "data/train_data", "threads": 8},
+        "data": {"train": "/path/to/train_data.csv", "columns": {"root": ".", "separator": "\t"}, "threads": 8},
         "train": {
             "global_batch": 128,
             "micro_batch": 128,
@@ -166,17 +167,16 @@ def test_single_process():
                 "templates": "imagenet",
                 "every": {"epochs": 1},
             },
-            "retrieval": {"data": "data/validation_data", "loss_batch": 128, "every": {"epochs": 1}},
+            "retrieval": {
+                "data": "/path/to/validation_data.csv",
+                "columns": {"root": ".", "separator": "\t"},
+                "loss_batch": 128,
+                "every": {"epochs": 1},
+            },
         },
         "scale": {"resources": {"gpu": 1}},
         "log": {"tensorboard": True},
     }
-    assert conversion.preparations == [
-        "clipctl data pack /path/to/train_data.csv data/train_data --image-column filepath --caption-column title "
-        "--root . --separator tab",
-        "clipctl data pack /path/to/validation_data.csv data/validation_data --image-column filepath "
-        "--caption-column title --root . --separator tab",
-    ]
 
 
 def test_the_batch_counts_all_ranks_and_an_epoch_is_rounded_as_openclip_does():
@@ -184,7 +184,9 @@ def test_the_batch_counts_all_ranks_and_an_epoch_is_rounded_as_openclip_does():
 
     assert (spec["train"]["global_batch"], spec["train"]["micro_batch"]) == (1280, 320)
     # 10,968,539 / 1280 = 8569.2 batches, rounded up to 8570, then to a multiple of 4 workers.
-    assert spec["train"]["steps"] == 8572 * 32
+    assert spec["data"]["epoch_samples"] == 8572 * 1280
+    assert spec["train"]["epochs"] == 32
+    assert steps_of(RunSpec.model_validate(spec), spec["data"]["epoch_samples"]) == 8572 * 32
     assert spec["scale"] == {"devices_per_node": 4, "resources": {"gpu": 4}}
     assert spec["data"]["train"] == "/data/cc12m/cc12m-train-{0000..2175}.tar"
     assert spec["checkpoint"]["every_steps"] == 8572
@@ -224,6 +226,73 @@ def test_pipes_become_urls():
     assert converted(OLD_SPELLING).spec["model"]["name"] == "ViT-B-32"
 
 
+def train_on(flags):
+    conversion = convert(shlex.split(f"python -m open_clip_train.main {flags}"))
+    assert conversion.refused == []
+    RunSpec.model_validate(conversion.spec)
+    return conversion
+
+
+def test_tables_are_read_where_they_are():
+    flags = "--train-data t.csv --csv-img-key image --csv-caption-key text --csv-separator ,"
+    assert train_on(flags).spec["data"]["columns"] == {"image": "image", "caption": "text", "root": "."}
+    conversion = train_on("--train-data t.tsv --train-num-samples 7")
+    assert conversion.spec["data"] == {"train": "t.tsv", "columns": {"root": "."}, "threads": 4}
+    assert any("every row has its turn" in note for note in conversion.notes)  # OpenCLIP ignores the number, too
+
+
+def test_synthetic_samples():
+    conversion = train_on("--dataset-type synthetic --train-num-samples 1000 --batch-size 64 --epochs 3")
+    assert conversion.spec["data"] == {"train": "synthetic:1000", "epoch_samples": 960, "threads": 4}
+
+
+def test_several_sources_are_one_shuffled_set():
+    assert train_on("--train-data 'a/{0..3}.tar::pipe:cat b.tar'").spec["data"]["train"] == "a/{0..3}.tar::b.tar"
+    assert train_on("--train-data d --val-data a.tar::b.tar").spec["eval"]["retrieval"]["data"] == "a.tar::b.tar"
+
+
+def test_upsampling_factors():
+    flags = "--train-data a/{0..3}.tar::b.tar --dataset-resampled --train-data-upsampling-factors 1::2.5"
+    conversion = train_on(f"{flags} --train-num-samples 100 --batch-size 10 --workers 4")
+    assert conversion.spec["data"]["train"] == [{"url": "a/{0..3}.tar", "weight": 1.0}, {"url": "b.tar", "weight": 2.5}]
+    assert conversion.spec["data"]["resample"] == {"samples_per_epoch": 120}
+    assert RunSpec.model_validate(conversion.spec).data.resample.weight_by == "sample"
+    assert any("the same in the long run" in note for note in conversion.notes)
+
+
+def test_drawing_with_replacement():
+    spec = train_on("--train-data a.tar --dataset-resampled --train-num-samples 100 --batch-size 10").spec
+    assert spec["data"]["resample"] == {"samples_per_epoch": 120}
+    assert "epoch_samples" not in spec["data"]
+    assert train_on("--train-data a.tar --dataset-resampled").spec["data"]["resample"] == {}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_epochs_of_a_part_of_the_data_have_openclips_steps(accumulate):
+    """Its trainer makes `num_batches // accum_freq` steps an epoch, whatever the data really holds."""
+    flags = "--train-num-samples 1001 --batch-size 16 --workers 4 --epochs 5 --warmup 1"
+    flags += f" --accum-freq {accumulate} --lr-scheduler const-cooldown --epochs-cooldown 2"
+    spec = RunSpec.model_validate(train_on(f"--train-data a.tar {flags}").spec)
+    steps = 64 // accumulate  # 63 batches, rounded up to whole batches for each of 4 workers
+    assert steps_of(spec, spec.data.epoch_samples) == 5 * steps
+    assert schedule_of(spec, spec.data.epoch_samples).cooldown_steps == 2 * steps
+
+
+def test_the_sizes_that_openclip_reads(tmp_path):
+    shards = f"{tmp_path}/{{00..02}}.tar"
+    assert recorded_samples(shards) is None
+    (tmp_path / "__len__").write_text("1_000")
+    assert recorded_samples(shards) == 1000
+    (tmp_path / "sizes.json").write_text('{"00.tar": 10, "01.tar": 11, "02.tar": "12", "03.tar": 1}')
+    assert recorded_samples(shards) == 33
+    assert recorded_samples(f"{shards}::/elsewhere/03.tar") == 34  # by name, whatever the directory
+    assert train_on(f"--train-data {shards} --batch-size 8 --workers 2").spec["data"]["epoch_samples"] == 48
+    assert recorded_samples(f"{shards}::other.tar") is None  # OpenCLIP fails with a KeyError
+    for broken in ("{", "[]", '{"00.tar": null}'):
+        (tmp_path / "sizes.json").write_text(broken)
+        assert recorded_samples(shards) is None
+
+
 def test_a_command_that_only_evaluates_is_refused_with_the_right_command():
     assert any("clipctl eval" in text for text in converted(EVALUATE).refused)
 
@@ -235,8 +304,8 @@ def test_a_command_that_only_evaluates_is_refused_with_the_right_command():
         ("--lr-scheduler const-cooldown --epochs-cooldown 3", "train.cooldown_epochs", 3),
         (
             "--lr-scheduler const-cooldown --epochs-cooldown 3 --train-num-samples 6400 --workers 1",
-            "train.cooldown_steps",
-            300,
+            "train.cooldown_epochs",
+            3,
         ),
         ("--skip-scheduler", "train.schedule", "none"),
         ("--opt timm/lamb --lr 0.01 --momentum 0.8", "train.optimizer", "timm/lamb"),
@@ -288,11 +357,15 @@ def test_single_flags(flags, path, value):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        ("--train-data a::b", "several sources"),
         ("--train-data 'pipe:gsutil cat gs://b/{0..9}.tar'", "pipe"),
         ("--train-data d --use-bn-sync", "--use-bn-sync"),
         ("--train-data d --use-bnb-linear SwitchBackLinearGlobal", "bitsandbytes"),
-        ("--dataset-type synthetic", "synthetic"),
+        ("--dataset-type synthetic", "--train-num-samples"),
+        ("--train-data pairs.txt --dataset-type csv", "rename it"),
+        ("--train-data a::b --dataset-resampled --train-data-upsampling-factors 1", "each of the 2 sources"),
+        ("--train-data a::b --dataset-resampled --train-data-upsampling-factors 1::x", "each of the 2 sources"),
+        ("--train-data a::b --dataset-resampled --train-data-upsampling-factors 1::0", "each of the 2 sources"),
+        ("--train-data a::b --train-data-upsampling-factors 1::2", "with --dataset-resampled only"),
         ("--train-data d --lr-scheduler const-cooldown", "--epochs-cooldown"),
         ("--train-data d --lr-scheduler step", "--lr-scheduler"),
         ("--train-data d --aug-cfg blur=1", "--aug-cfg blur"),
@@ -374,6 +447,33 @@ def test_an_epoch_has_as_many_batches_as_openclips_loader(workers, samples, batc
         )
     )
     assert steps_per_epoch(command) == theirs.num_batches
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # it leaves files open
+@pytest.mark.parametrize("urls", ["{p}/{{00..02}}.tar", "{p}/01.tar", "{p}/00.tar::{p}/02.tar", "{p}/{{00,02}}.tar"])
+def test_sizes_are_read_as_openclip_reads_them(urls, tmp_path):
+    from open_clip_train.data import get_dataset_size
+
+    shards = urls.format(p=tmp_path)
+    assert recorded_samples(shards) == get_dataset_size(shards)[0] is None
+    (tmp_path / "__len__").write_text("77")
+    assert recorded_samples(shards) == get_dataset_size(shards)[0] == 77
+    (tmp_path / "sizes.json").write_text('{"00.tar": 10, "01.tar": 11, "02.tar": "12"}')
+    assert recorded_samples(shards) == get_dataset_size(shards)[0]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("samples", "batch"), [(100, 8), (96, 8), (7, 8)])
+def test_an_epoch_of_synthetic_samples_has_as_many_batches_as_openclips_loader(samples, batch):
+    from open_clip_train.data import get_synthetic_dataset
+
+    args = argparse.Namespace(train_num_samples=samples, batch_size=batch, workers=0, distributed=False)
+    transform = argparse.Namespace(transforms=[argparse.Namespace(size=(4, 4))])
+    theirs = get_synthetic_dataset(args, transform, is_train=True).dataloader
+    flags = f"--dataset-type synthetic --train-num-samples {samples} --batch-size {batch}"
+    command = read_command(shlex.split(f"python -m open_clip_train.main {flags}"))
+    assert steps_per_epoch(command) == max(1, theirs.num_batches)
 
 
 @pytest.mark.parity

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from clipctl.contract.sections.base import DnsLabel, Location, PositiveFloat, PositiveInt, Section
+from clipctl.contract.sections.sources import ColumnsSection
 
 JsonFile = Annotated[Location, StringConstraints(pattern=r"^[^\x00-\x1f]+\.json$")]
 """Path or URL of a JSON file."""
@@ -73,7 +74,11 @@ class RetrievalSection(Section):
     """Image-text retrieval and validation loss on a held-out data set."""
 
     data: Location
-    """Shards with images and captions; ranks and recall at 1, 5 and 10 are reported both ways."""
+    """Shards with images and captions, or a table (`.csv`, `.tsv`, `.parquet`); ranks and recall at 1, 5 and 10 are
+    reported both ways. Several sources as `a::b`."""
+
+    columns: ColumnsSection | None = None
+    """Columns of a table. Default: OpenCLIP's names, `filepath` and `title`."""
 
     captions: Literal["all", "first"] = "all"
     """Of an image with several captions, rank all of them (default; a hit is any of them), or the first only."""
