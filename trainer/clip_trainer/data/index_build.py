@@ -1,136 +1,147 @@
-"""Reading a shard once, from first to last byte, to learn what is in it."""
+"""Reading many shards in parallel to make an index of them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
-import xxhash
+from clip_trainer.data.index_format import ShardIndex, make_index
+from clip_trainer.data.index_rules import SampleRules
+from clip_trainer.data.index_scan import scan_shard
+from clip_trainer.data.index_table import IndexedShard
+from clip_trainer.data.progress import Progress, ProgressTracker
+from clip_trainer.data.source import ObjectInfo, Source
+from clipctl.contract.errors import ClipError, CorruptError, MissingError
 
-from clip_trainer.data.grouping import IMAGE_SUFFIXES, MemberName, split_name
-from clip_trainer.data.index_format import ShardInfo, pack_uint32, sample_check
-from clip_trainer.data.source import ObjectInfo, SequentialReader, Source
-from clip_trainer.data.tar import BLOCK, Member, TarReader
-from clipctl.contract.errors import CorruptError
+_MAX_PROBLEMS = 20
+"""Damaged shards after which reading on tells nothing new."""
+_SHOWN_PROBLEMS = 5
+_ALL = SampleRules()
 
-_MAX_SAMPLE = 1 << 30  # bytes; a "sample" beyond this is a tar of something else
+OnShard = Callable[[IndexedShard], None]
 
 
-def scan_shard(source: Source, name: str, on_bytes: Callable[[int], None] = lambda count: None) -> ShardInfo:
-    """Index one shard.
+def build_index(
+    source: Source,
+    names: Iterable[str],
+    *,
+    rules: SampleRules = _ALL,
+    progress: Progress | None = None,
+    threads: int = 4,
+) -> ShardIndex:
+    """Read every shard once and describe it.
 
-    Args:
-        source: where the shard is.
-        name: its name below the source's base.
-        on_bytes: called with the number of bytes of every chunk read.
+    When files were last changed is left out, so that the same shards give the same index.
 
     Raises:
-        CorruptError: not a tar, damaged, empty, without images, or with samples that are not in one piece.
+        MissingError: there are no shards, or one does not exist.
+        CorruptError: shards are damaged; names them.
     """
-    info = source.info(name)
-    whole = xxhash.xxh3_128()
-
-    def on_chunk(chunk: bytes) -> None:
-        whole.update(chunk)
-        on_bytes(len(chunk))
-
-    where = f"{source.base}/{name}"
-    if info.bytes == 0:
-        raise CorruptError(f"{where} is empty (0 bytes).", hint="Fetch or pack the shard again.")
-    stream = SequentialReader(source, info, on_chunk)
-    scan = _Scan(where, stream.read)
-    scan.run()
-    return scan.result(info, whole.hexdigest())
+    found = [info._replace(modified=0) for info in shard_infos(source, tuple(names))]
+    scan = ShardScan(source, rules, threads=threads)
+    scanned = scan.run(found, progress)
+    return make_index((scanned[info.name] for info in found), rules)
 
 
-class _Scan:
-    """Cuts a shard's byte stream into samples while the tar reader walks over it."""
+def shard_infos(source: Source, names: Sequence[str]) -> list[ObjectInfo]:
+    """What the store says about each shard. Raises MissingError if there are none, or one does not exist."""
+    if not names:
+        hint = "Check the location, or make shards with `clipctl data pack`."
+        raise MissingError(f"{source.base} holds no shards (*.tar).", hint=hint)
+    infos = source.info_many(names)
+    for name in names:
+        if name not in infos:
+            raise MissingError(f"{source.base}/{name} does not exist.", hint="Check the pattern and the location.")
+    return [infos[name] for name in names]
 
-    def __init__(self, where: str, read: Callable[[int], bytes]) -> None:
-        self._where, self._read = where, read
-        self._held = bytearray()  # bytes from the last cut on
-        self._cut_at = 0
-        self._start: int | None = None
-        self._key = ""
-        self._seen: set[str] = set()
-        self._members: set[str] = set()
-        self._suffixes: Counter[str] = Counter()
-        self._lengths: list[int] = []
-        self._checks: list[int] = []
 
-    def run(self) -> None:
-        """Walk over the whole shard."""
-        tar = TarReader(self._tee, self._where)
-        for member in tar:
-            name = split_name(member.name)
-            if name is not None:
-                self._add(member, name)
-        if self._start is not None:
-            self._close_sample(tar.end)
+class ShardScan:
+    """Reads shards in parallel and gathers their problems.
 
-    def result(self, info: ObjectInfo, digest: str) -> ShardInfo:
-        """What was found."""
-        if self._start is None:
-            raise CorruptError(f"{self._where} holds no samples.", hint="Leave empty shards out of the dataset.")
-        if not any(suffix in self._suffixes for suffix in IMAGE_SUFFIXES):
-            found = ", ".join(sorted(self._suffixes)[:8])
-            raise CorruptError(
-                f"{self._where} holds no images (members end in: {found}).",
-                hint=f"Samples need a member ending in {', '.join(IMAGE_SUFFIXES)}.",
-            )
-        return ShardInfo(
-            url=info.name,
-            bytes=info.bytes,
-            samples=len(self._lengths),
-            etag=info.etag,
-            xxh3=digest,
-            start=self._start,
-            lengths=pack_uint32(self._lengths),
-            checks=pack_uint32(self._checks),
-            suffixes=dict(sorted(self._suffixes.items())),
-        )
+    Args:
+        source: where they are.
+        rules: which samples to list.
+        threads: shards read at the same time.
+        skip_damaged: whether damaged shards are left out instead of ending the scan.
+        on_shard: told about every shard that was read.
 
-    def _tee(self, count: int) -> bytes:
-        data = self._read(count)
-        self._held += data
-        if len(self._held) > _MAX_SAMPLE:
-            raise CorruptError(f"{self._where} holds a sample of more than {_MAX_SAMPLE} bytes.")
-        return data
+    Attributes:
+        damaged: problems of damaged shards that were left out, by name.
+    """
 
-    def _add(self, member: Member, name: MemberName) -> None:
-        if self._start is None or name.key != self._key:
-            if self._start is None:
-                self._start = member.header_offset
-                self._drop_held(member.header_offset)
+    def __init__(
+        self,
+        source: Source,
+        rules: SampleRules,
+        *,
+        threads: int = 4,
+        skip_damaged: bool = False,
+        on_shard: OnShard = lambda shard: None,
+    ) -> None:
+        self._source, self._rules, self._threads = source, rules, threads
+        self._skip_damaged, self._on_shard = skip_damaged, on_shard
+        self._lock = Lock()
+        self._stopped = False
+        self._done: dict[str, IndexedShard] = {}
+        self.damaged: dict[str, ClipError] = {}
+
+    def run(self, shards: Sequence[ObjectInfo], progress: Progress | None = None) -> dict[str, IndexedShard]:
+        """Read these shards; the result lacks those in `damaged`.
+
+        Raises:
+            CorruptError: shards are damaged (without `skip_damaged`).
+            MissingError, PermissionDeniedError, UnavailableError: from the store.
+        """
+        if not shards:
+            return {}
+        tracker = ProgressTracker("index", len(shards), progress)
+        waiting = iter(shards)
+        with ThreadPoolExecutor(min(self._threads, len(shards))) as pool:
+            try:
+                for worker in [pool.submit(self._work, waiting, tracker) for _ in range(self._threads)]:
+                    worker.result()
+            finally:
+                self._stopped = True
+        if self.damaged and not self._skip_damaged:
+            raise _joined_problem(self.damaged, len(shards))
+        return self._done
+
+    def _work(self, waiting: Iterable[ObjectInfo], tracker: ProgressTracker) -> None:
+        """Read shards until there are no more, or nothing can come of it."""
+        while True:
+            with self._lock:
+                info = None if self._stopped else next(iter(waiting), None)
+            if info is None:
+                return
+            try:
+                shard = scan_shard(self._source, info, self._rules, tracker.add_bytes)
+            except CorruptError as error:
+                self._note_damage(info.name, error)
+            except BaseException:
+                self._stopped = True
+                raise
             else:
-                self._close_sample(member.header_offset)
-            self._open_sample(name.key)
-        if name.suffix in self._members:
-            raise CorruptError(
-                f"{self._where}: sample {name.key!r} has two members {name.suffix!r}.",
-                hint="Give every sample its own key and pack the shard again.",
-            )
-        self._members.add(name.suffix)
-        self._suffixes[name.suffix] += 1
+                self._on_shard(shard)
+                with self._lock:
+                    self._done[info.name] = shard
+            tracker.finish(info.name)
 
-    def _open_sample(self, key: str) -> None:
-        if key in self._seen:
-            raise CorruptError(
-                f"{self._where}: the key {key!r} occurs twice, apart from each other.",
-                hint="Keys must be unique and a sample's members must follow each other; pack the shard again.",
-            )
-        self._seen.add(key)
-        self._key = key
-        self._members = set()
+    def _note_damage(self, name: str, error: CorruptError) -> None:
+        with self._lock:
+            self.damaged[name] = error
+            if len(self.damaged) >= _MAX_PROBLEMS and not self._skip_damaged:
+                self._stopped = True
 
-    def _close_sample(self, end: int) -> None:
-        length = end - self._cut_at
-        assert length > 0, "a sample has at least one header"
-        assert length % BLOCK == 0, "samples end at a block border"
-        self._lengths.append(length // BLOCK)
-        self._checks.append(sample_check(bytes(self._held[:length])))
-        self._drop_held(end)
 
-    def _drop_held(self, end: int) -> None:
-        del self._held[: end - self._cut_at]
-        self._cut_at = end
+def _joined_problem(damaged: dict[str, ClipError], shards: int) -> ClipError:
+    """One error for all damaged shards."""
+    errors = [damaged[name] for name in sorted(damaged)]
+    if len(errors) == 1:
+        return errors[0]
+    listed = " ".join(error.problem for error in errors[:_SHOWN_PROBLEMS])
+    more = f" And {len(errors) - _SHOWN_PROBLEMS} more." if len(errors) > _SHOWN_PROBLEMS else ""
+    return CorruptError(
+        f"{len(errors)} of {shards} shards cannot be indexed. {listed}{more}",
+        hint="Restore or pack them again, or leave them out with `clipctl data index --skip-damaged`.",
+    )

@@ -1,40 +1,37 @@
 """The shard index: what is in the shards, so that any sample is one ranged read away.
 
-`index.json` lies beside the shards. It is canonical JSON (sorted keys, no spaces) of
-
-    {"format": "clipctl-shard-index", "version": 1, "shards": [...], "digest": "<xxh3-128 of all the rest>"}
-
-with, for every shard, `url` (relative name), `bytes`, `samples`, `etag` (or null), `xxh3` (xxh3-128 of the content),
-`start` (offset of the first sample), `suffixes` (how many samples have which member) and two arrays with one number
-per sample, as base64 of little-endian uint32: `lengths` (in tar blocks of 512 bytes, headers and padding included;
-samples follow each other without a gap) and `checks` (low 32 bits of the xxh3-64 of those bytes). The checks make
-every single read end-to-end verified without reading whole shards.
+Two objects lie beside the shards: a small header (`index_header`) and a binary table (`index_table`) whose rows
+(`index_rows`) are read shard by shard when they are needed. An index of a million shards and a hundred million samples
+opens in a fraction of a second, and nothing of it is believed before its digest was checked.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import sys
-from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import overload
 
 import xxhash
 
-from clip_trainer.data.source import checked_name
-from clip_trainer.data.tar import BLOCK
-from clipctl.contract.errors import ClipError, CorruptError
+from clip_trainer.data.index_header import INDEX_HINT, IndexHeader, TableRef
+from clip_trainer.data.index_rows import RowCache, SampleRows, unpack_details, unpack_rows, verified_block
+from clip_trainer.data.index_rules import SampleRules
+from clip_trainer.data.index_table import (
+    IndexedShard,
+    ShardTable,
+    decode_head,
+    encode_head,
+    make_table,
+    place_blocks,
+)
+from clipctl.contract.errors import CorruptError
 
-FORMAT = "clipctl-shard-index"
-VERSION = 1
+ReadTable = Callable[[int, int], bytes]
+"""Reads the table file: offset, length."""
 
-_HINT = "Build it again with `clipctl data index --force`."
-_UINT32 = "I"
-assert array(_UINT32).itemsize == 4, "the index needs a C unsigned int of 32 bits"
+_INFOS_KEPT = 4096
 
 
 def sample_check(data: bytes) -> int:
@@ -44,49 +41,56 @@ def sample_check(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard: its identity and where its samples lie."""
+    """One shard: its identity, and where its samples lie (read from the table on first use)."""
 
     url: str  # relative to the dataset's base
     bytes: int
     samples: int
     etag: str | None
     xxh3: str  # xxh3-128 of the content, hex
-    start: int  # offset of the first sample, bytes
-    lengths: str = field(repr=False)  # see the module docstring
-    checks: str = field(repr=False)
-    suffixes: dict[str, int] = field(default_factory=dict)  # suffix -> samples that have it
+    images: int  # samples that have an image, as below
+    captions: int
+    classes: int
+    rows: Callable[[], SampleRows] = field(repr=False, compare=False)
 
-    @cached_property
-    def offsets(self) -> array[int]:
-        """`samples + 1` borders of the samples, in blocks from `start`."""
-        return array("Q", accumulate(unpack_uint32(self.lengths), initial=0))
-
-    @cached_property
-    def check_values(self) -> array[int]:
+    @property
+    def check_values(self) -> Sequence[int]:
         """The check of every sample."""
-        return unpack_uint32(self.checks)
+        return self.rows().checks
 
     def sample_range(self, index: int) -> tuple[int, int]:
         """Offset and length in bytes of one sample's members."""
-        first, last = self.offsets[index], self.offsets[index + 1]
-        return self.start + first * BLOCK, (last - first) * BLOCK
-
-    def count_with(self, *suffixes: str) -> int:
-        """An upper bound on the samples that have one of these suffixes; zero exactly if none has."""
-        return min(self.samples, sum(self.suffixes.get(suffix, 0) for suffix in suffixes))
+        return self.rows().range(index)
 
 
-@dataclass(frozen=True)
 class ShardIndex:
-    """The shards of a dataset, in order."""
+    """The shards of a dataset, in order.
 
-    shards: tuple[ShardInfo, ...]
-    version: int = VERSION
+    Safe to share between threads. Two are equal if their digests are.
+
+    Args:
+        header: the header.
+        table: the table's columns.
+        read: reads the table's file, for the rows.
+        where: how errors call the table.
+    """
+
+    def __init__(self, header: IndexHeader, table: ShardTable, read: ReadTable, where: str) -> None:
+        self.header, self.table = header, table
+        self.whole = self
+        self._read, self._where = read, where
+        self._cache = RowCache()
+        self._info = lru_cache(_INFOS_KEPT)(self._new_info)
+
+    @property
+    def shards(self) -> Sequence[ShardInfo]:
+        """Every shard, described when it is asked for."""
+        return _Shards(self)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
         """Samples of each shard."""
-        return tuple(shard.samples for shard in self.shards)
+        return tuple(self.table.columns["samples"])
 
     @cached_property
     def first_ids(self) -> tuple[int, ...]:
@@ -96,106 +100,145 @@ class ShardIndex:
     @property
     def samples(self) -> int:
         """Samples of the dataset."""
-        return sum(self.counts)
+        return self.header.samples
 
     @property
     def total_bytes(self) -> int:
         """Bytes of the dataset."""
-        return sum(shard.bytes for shard in self.shards)
+        return self.header.bytes
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """xxh3-128 of the index file's content, hex."""
-        return _digest(self._content())
+        """Changes whenever anything in the index does, hex."""
+        return self.header.digest
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """xxh3-128 over names and content digests in order: equal for copies of a dataset, wherever they are."""
-        lines = (f"{shard.url}\0{shard.samples}\0{shard.xxh3}\n" for shard in self.shards)
-        return xxhash.xxh3_128_hexdigest("".join(lines).encode())
+        """Digest of the shards' names and contents and of which samples are listed: equal for copies of a dataset."""
+        return self.header.identity
 
-    def subset(self, names: tuple[str, ...]) -> ShardIndex:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardIndex) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def subset(self, names: Sequence[str]) -> ShardIndex:
         """The index of these shards only, in this order. Raises KeyError for a shard that is not in it."""
-        by_name = {shard.url: shard for shard in self.shards}
-        return replace(self, shards=tuple(by_name[name] for name in names))
+        if self.table.has_names(names):
+            return self
+        numbers = {name: number for number, name in enumerate(self.table.all_names())}
+        table = make_table(self.table.entry(numbers[name]) for name in names)
+        columns = table.columns
+        header = replace(
+            self.header,
+            shards=len(table),
+            samples=sum(columns["samples"]),
+            bytes=sum(columns["bytes"]),
+            identity=table.content_digest(),
+        )
+        part = ShardIndex(header, table, self._read, self._where)
+        part.whole = self.whole
+        return part
 
-    def to_json(self) -> bytes:
-        """The index file."""
-        return _canonical({**self._content(), "digest": self.digest})
+    def table_file(self) -> bytes:
+        """The file of the whole index's table."""
+        return self._read(0, self.header.table.bytes)
 
-    @staticmethod
-    def from_json(payload: bytes, where: str = "index.json") -> ShardIndex:
-        """Parse and check an index file.
+    def block(self, shard: int) -> bytes:
+        """The block of rows of a shard, as stored. Raises CorruptError if it is damaged."""
+        columns = self.table.columns
+        offset = self.header.table.head_bytes + columns["block_at"][shard]
+        block = self._read(offset, columns["block_bytes"][shard])
+        return verified_block(
+            block, columns["block_check"][shard], f"{self._where}: the rows of {self.table.name(shard)}"
+        )
 
-        Raises:
-            CorruptError: it is damaged, of another format or version, or contradicts itself.
-        """
-        content = _parsed(payload, where)
-        digest = content.pop("digest", None)
-        if digest != _digest(content):
-            raise CorruptError(f"{where} does not match its own digest.", hint=_HINT)
-        try:
-            index = ShardIndex(tuple(_shard(entry) for entry in content["shards"]), content["version"])
-        except ClipError as error:
-            raise CorruptError(f"{where}: {error.problem}", hint=_HINT) from error
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
-            raise CorruptError(f"{where} is not a valid shard index ({error}).", hint=_HINT) from error
-        return index
+    def _rows(self, shard: int) -> SampleRows:
+        samples = self.table.columns["samples"][shard]
+        return self._cache.get(shard, lambda: unpack_rows(self.block(shard), samples))
 
-    def _content(self) -> dict[str, Any]:
-        names = ("url", "bytes", "samples", "etag", "xxh3", "start", "lengths", "checks", "suffixes")
-        shards = [{name: getattr(shard, name) for name in names} for shard in self.shards]
-        return {"format": FORMAT, "version": self.version, "shards": shards}
-
-
-def pack_uint32(numbers: list[int]) -> str:
-    """Base64 of little-endian uint32 numbers."""
-    packed = array(_UINT32, numbers)
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return base64.b64encode(packed.tobytes()).decode()
-
-
-def unpack_uint32(text: str) -> array[int]:
-    """The numbers that `pack_uint32` packed."""
-    numbers = array(_UINT32, base64.b64decode(text, validate=True))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
-
-
-def _parsed(payload: bytes, where: str) -> dict[str, Any]:
-    try:
-        content = json.loads(payload)
-    except ValueError as error:
-        raise CorruptError(f"{where} is not JSON: it is damaged or another file.", hint=_HINT) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CorruptError(f"{where} is not a shard index of clipctl.", hint=_HINT)
-    if content.get("version") != VERSION:
-        raise CorruptError(f"{where} has version {content.get('version')!r}; this clipctl reads {VERSION}.", hint=_HINT)
-    return content
+    def _new_info(self, shard: int) -> ShardInfo:
+        entry = self.table.entry(shard)
+        return ShardInfo(
+            entry.name,
+            entry.bytes,
+            entry.samples,
+            entry.etag or None,
+            f"{entry.xxh3:032x}",
+            entry.images,
+            entry.captions,
+            entry.classes,
+            lambda: self._rows(shard),
+        )
 
 
-def _shard(entry: dict[str, Any]) -> ShardInfo:
-    shard = ShardInfo(**entry)
-    checked_name(shard.url)
-    _require(isinstance(shard.samples, int) and shard.samples > 0, shard, "it holds no samples")
-    _require(isinstance(shard.bytes, int) and isinstance(shard.start, int) and shard.start >= 0, shard, "bad sizes")
-    # A base64 group of 4 characters holds 3 bytes; comparing lengths leaves the decoding to the first use.
-    characters = 4 * ((4 * shard.samples + 2) // 3)
-    sized = len(shard.lengths) == len(shard.checks) == characters
-    _require(sized, shard, "its sample count and its offsets disagree")
-    return shard
+class _Shards(Sequence[ShardInfo]):
+    """The shards of an index as a sequence."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index.table)
+
+    @overload
+    def __getitem__(self, place: int) -> ShardInfo: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[ShardInfo, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> ShardInfo | tuple[ShardInfo, ...]:
+        if isinstance(place, slice):
+            return tuple(self._index._info(shard) for shard in range(*place.indices(len(self))))
+        return self._index._info(range(len(self))[place])
 
 
-def _require(condition: bool, shard: ShardInfo, problem: str) -> None:
-    if not condition:
-        raise CorruptError(f"shard {shard.url}: {problem}.")
+def make_index(shards: Iterable[IndexedShard], rules: SampleRules, damaged: dict[str, str] | None = None) -> ShardIndex:
+    """An index, its table in memory, from what was found in each shard."""
+    shards = tuple(shards)
+    table = make_table(place_blocks(entry for entry, _ in shards))
+    head = encode_head(table)
+    xxh3 = xxhash.xxh3_128_hexdigest(head)
+    file = b"".join((head, *(block for _, block in shards)))
+    suffixes: dict[str, int] = {}
+    left_out: dict[str, int] = {}
+    for entry, block in shards:
+        details = unpack_details(block, entry.samples)
+        for total, counts in ((suffixes, details.suffixes), (left_out, details.left_out)):
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
+    header = IndexHeader(
+        shards=len(table),
+        samples=sum(table.columns["samples"]),
+        bytes=sum(table.columns["bytes"]),
+        identity=table.content_digest(),
+        table=TableRef(f"index-{xxh3}.bin", len(file), len(head), xxh3),
+        rules=rules,
+        suffixes=suffixes,
+        left_out=left_out,
+        damaged=damaged or {},
+    )
+    return ShardIndex(header, table, in_memory(file), header.table.name)
 
 
-def _canonical(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+def join_index(header: IndexHeader, read: ReadTable, where: str) -> ShardIndex:
+    """The index of a header and the table it names.
+
+    Raises:
+        CorruptError: the table is damaged or another one.
+    """
+    head = read(0, header.table.head_bytes)
+    if xxhash.xxh3_128_hexdigest(head) != header.table.xxh3:
+        raise CorruptError(f"{where} is damaged: it does not match its digest.", hint=INDEX_HINT)
+    table = decode_head(head, where)
+    columns = table.columns
+    totals = (len(table), sum(columns["samples"]), sum(columns["bytes"]))
+    if totals != (header.shards, header.samples, header.bytes):
+        raise CorruptError(f"{where} and its header disagree about the number of samples.", hint=INDEX_HINT)
+    return ShardIndex(header, table, read, where)
 
 
-def _digest(content: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(_canonical(content))
+def in_memory(file: bytes) -> ReadTable:
+    """Reads a table that is in memory; less comes out behind its end, which its digests notice."""
+    return lambda offset, length: file[offset : offset + length]

@@ -11,6 +11,8 @@ Formats: POSIX ustar and pax (`path`, `size`), GNU (long names, base-256 numbers
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
@@ -21,10 +23,20 @@ BLOCK = 512
 _ZERO = bytes(BLOCK)
 _SKIP_CHUNK = 1 << 20
 _MAX_EXTENDED_HEADER = 1 << 20  # bytes; a longer pax or GNU long-name header is an attack, not a name
+_MAX_EXTENDED = 16  # headers before one member; two are usual
 _MAX_NAME = 4096
 _REGULAR = frozenset(b"0\x007")
 _PASSED_OVER = frozenset(b"123456")  # links, devices, directories, fifos: a header without content
 _MAGICS = (b"ustar\x0000", b"ustar  \x00", bytes(8))
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+_OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*\Z")
+_PAX_LENGTH = re.compile(rb"([0-9]{1,7}) ")
+_SIZE = re.compile(r"[0-9]{1,15}\Z")
 
 Read = Callable[[int], bytes]
 """Reads up to n bytes; fewer only at the end of the stream."""
@@ -74,10 +86,13 @@ class TarReader:
         Raises:
             CorruptError: the archive is damaged, truncated or not a tar.
         """
-        first_header, extended = self._offset, dict[str, str]()
+        first_header, extended, extending = self._offset, dict[str, str](), 0
         while (header := self._header()) is not None:
             kind = header[156]
             if kind in b"xLKg":
+                extending += 1
+                if extending > _MAX_EXTENDED:
+                    self._fail(f"has more than {_MAX_EXTENDED} extended headers for one member")
                 self._extend(kind, header, extended)
                 continue
             size = int(extended["size"]) if "size" in extended else self._number(header[124:136])
@@ -85,7 +100,7 @@ class TarReader:
                 yield self._member(extended.get("path") or _short_name(header), first_header, size)
             elif kind not in _PASSED_OVER:
                 self._fail(f"holds a member of unsupported type {chr(kind)!r}")
-            first_header, extended = self._offset, {}
+            first_header, extended, extending = self._offset, {}, 0
             self.end = self._offset
         if extended or first_header != self.end:
             self._fail("ends after an extended header without its member")
@@ -107,17 +122,33 @@ class TarReader:
         block = self._read(BLOCK)
         if self._fragment and not block:
             return None
-        if len(block) < BLOCK:
-            self._fail("is truncated: no end-of-archive marker" if not block else "is truncated inside a header")
         if block == _ZERO:
             self._end_of_archive()
             return None
-        if block[257:265] not in _MAGICS:
-            self._fail("has no tar header")
-        if not _checksum_holds(block, self._number(block[148:156])):
-            self._fail("has a damaged header (wrong checksum)")
+        problem = self._header_problem(block)
+        if problem is not None:
+            if self._offset == 0:
+                self._refuse_compressed(block)
+            self._fail(problem)
         self._offset += BLOCK
         return block
+
+    def _header_problem(self, block: bytes) -> str | None:
+        if len(block) < BLOCK:
+            return "is truncated: no end-of-archive marker" if not block else "is truncated inside a header"
+        if block[257:265] not in _MAGICS:
+            return "has no tar header"
+        if not _checksum_holds(block, self._number(block[148:156])):
+            return "has a damaged header (wrong checksum)"
+        return None
+
+    def _refuse_compressed(self, block: bytes) -> None:
+        for magic, (how, remedy) in _COMPRESSED.items():
+            if block.startswith(magic):
+                raise CorruptError(
+                    f"{self._where} is {how}-compressed: {remedy} it.",
+                    hint="Shards are read in pieces, so they cannot be compressed; images are already.",
+                )
 
     def _end_of_archive(self) -> None:
         if self._fragment:
@@ -142,22 +173,26 @@ class TarReader:
         # "K" (long link target) and "g" (defaults for the archive) say nothing we use.
 
     def _pax(self, payload: bytes) -> dict[str, str]:
+        """Records of length, key and value, in time linear in their length; zeros may follow them."""
         records: dict[str, str] = {}
-        while payload.strip(b"\0"):
-            digits, _, _ = payload.partition(b" ")
-            if not digits.isdigit() or not len(digits) + 1 < int(digits) <= len(payload):
+        end = len(payload.rstrip(b"\0"))
+        at = 0
+        while at < end:
+            length = _PAX_LENGTH.match(payload, at)
+            until = at + int(length.group(1)) if length else 0
+            if length is None or not length.end() < until <= len(payload):
                 self._fail("has a damaged pax header")
-            record = payload[len(digits) + 1 : int(digits)]
-            key, equals, value = record.partition(b"=")
+            key, equals, value = payload[length.end() : until].partition(b"=")
             if not equals or not value.endswith(b"\n"):
                 self._fail("has a damaged pax header")
-            records[_text(key)] = _text(value[:-1])
-            payload = payload[int(digits) :]
-        if any(key.startswith("GNU.sparse") for key in records):
-            self._fail("holds a sparse file")
-        if not records.get("size", "0").isdigit():
+            if key.startswith(b"GNU.sparse"):
+                self._fail("holds a sparse file")
+            if key in (b"path", b"size"):
+                records[key.decode()] = _text(value[:-1])
+            at = until
+        if not _SIZE.match(records.get("size", "0")):
             self._fail("has a damaged pax header")
-        return {key: value for key, value in records.items() if key in ("path", "size")}
+        return records
 
     def _number(self, field: bytes) -> int:
         """An octal number, or GNU's base-256 form (first bit set)."""
@@ -165,10 +200,10 @@ class TarReader:
             if field[0] & 0x40:
                 self._fail("has a negative number in a header")
             return int.from_bytes(bytes([field[0] & 0x3F]) + field[1:], "big")
-        digits = field.strip(b" \0")
-        if digits and not all(0x30 <= digit <= 0x37 for digit in digits):
+        digits = _OCTAL.match(field)
+        if digits is None:
             self._fail("has a damaged number in a header")
-        return int(digits or b"0", 8)
+        return int(digits.group(1) or b"0", 8)
 
     def _exactly(self, count: int) -> bytes:
         data = self._read(count) if count else b""
@@ -194,11 +229,20 @@ def _checksum_holds(block: bytes, stated: int) -> bool:
 
     POSIX adds unsigned bytes; some old tars added signed ones, which is looked at only if the first fails.
     """
-    unsigned = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    unsigned = _sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if stated == unsigned:
         return True
     counted = block[:148] + block[156:]
     return stated == unsigned - 256 * sum(byte > 127 for byte in counted)
+
+
+def _sum(block: bytes) -> int:
+    """Sum of a block's bytes, five times faster than Python's: Adler-32's low half is 1 plus the sum, modulo 65521.
+
+    Half a block at most sums up to 256 * 255 = 65280, so nothing is lost to the modulus.
+    """
+    half = BLOCK // 2
+    return (zlib.adler32(block[:half]) & 0xFFFF) + (zlib.adler32(block[half:]) & 0xFFFF) - 2
 
 
 def _short_name(header: bytes) -> str:

@@ -1,0 +1,178 @@
+"""Bringing the index of a dataset up to date: only what is new or changed is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_trainer.data.index_build import ShardScan, shard_infos
+from clip_trainer.data.index_changes import IndexChanges, find_changes, is_unchanged
+from clip_trainer.data.index_format import ShardIndex, make_index
+from clip_trainer.data.index_journal import IndexJournal
+from clip_trainer.data.index_rules import SampleRules
+from clip_trainer.data.index_store import (
+    IndexPlace,
+    default_cache,
+    load_index,
+    place_beside,
+    place_in_cache,
+    save_index,
+)
+from clip_trainer.data.index_table import IndexedShard, entries_of
+from clip_trainer.data.location import Location, parse_location
+from clip_trainer.data.progress import Progress
+from clip_trainer.data.source import ObjectInfo, Source, open_source
+from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError
+
+
+@dataclass(frozen=True)
+class IndexUpdate:
+    """An index that is up to date, and what had happened since it was last."""
+
+    index: ShardIndex
+    beside: bool
+    """It lies beside the shards, not in the cache."""
+    changes: IndexChanges
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How to index."""
+
+    rules: SampleRules | None = None
+    """Which samples to list; None for the rules of the index there is, or all samples."""
+    force: bool = False
+    """Read every shard, whatever an earlier index says."""
+    skip_damaged: bool = False
+    """Leave damaged shards out, and list them in the index, instead of failing."""
+    threads: int = 4
+    """Shards read at the same time."""
+
+
+def index_dataset(
+    url: str,
+    options: IndexOptions | None = None,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    source: Source | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> IndexUpdate:
+    """Build the index of a dataset, or bring it up to date, and write it (`clipctl data index`).
+
+    It is written beside the shards. An index beside the shards describes all of them, so that of a part of a directory
+    without an index goes into the cache, as does that of a directory that cannot be written.
+
+    Args:
+        url: directory of shards, brace pattern or single shard.
+        options: which samples to list, and how to go about it.
+        name: of a further index beside the main one.
+        force: shorthand for the option.
+        source: storage to use instead of the one the location names.
+        cache_dir: for indexes of read-only datasets and what an interrupted indexing has done.
+        progress: told how far it is.
+
+    Raises:
+        MissingError: there are no shards, or one does not exist.
+        CorruptError: shards are damaged; names them.
+        SpecError, PermissionDeniedError, UnavailableError: from parsing the location and from the store.
+    """
+    options = options or IndexOptions(force=force)
+    location = parse_location(url)
+    source = source or open_source(location)
+    beside, cache = place_beside(source, name), place_in_cache(source, location, cache_dir, name)
+    old, place = _existing((beside, cache), may_guess=name is None or options.rules is not None)
+    rules = options.rules or (old.header.rules if old is not None else SampleRules())
+    shards, whole = _shards_meant(source, location, old if place is beside else None)
+    known = {} if old is None or options.force or old.header.rules != rules else _by_name(old)
+    changes = find_changes(shards, {name: shard.entry for name, shard in known.items()})
+    if old is not None and not (changes.new or changes.changed or changes.gone or not known):
+        return IndexUpdate(old, place is beside, changes)
+    journal = IndexJournal((cache_dir or default_cache()) / "partial", source.base, rules)
+    try:
+        index = _updated(source, shards, known, rules, options, journal, progress)
+        beside_now = _save(index, beside if whole else None, cache)
+    except BaseException:
+        journal.close(finished=False)
+        raise
+    journal.close(finished=True)
+    return IndexUpdate(index, beside_now, changes)
+
+
+def _updated(
+    source: Source,
+    shards: Sequence[ObjectInfo],
+    known: dict[str, IndexedShard],
+    rules: SampleRules,
+    options: IndexOptions,
+    journal: IndexJournal,
+    progress: Progress | None,
+) -> ShardIndex:
+    """The index of these shards, of which those that are unchanged since they were known are not read."""
+    known = known if options.force else {**known, **journal.records()}
+    entries = {
+        info.name: _as_stored(known[info.name], info)
+        for info in shards
+        if info.name in known and is_unchanged(info, known[info.name].entry)
+    }
+    scan = ShardScan(source, rules, threads=options.threads, skip_damaged=options.skip_damaged, on_shard=journal.add)
+    entries |= scan.run([info for info in shards if info.name not in entries], progress)
+    listed = [entries[info.name] for info in shards if info.name in entries]
+    if not listed:
+        raise CorruptError(f"Every shard of {source.base} is damaged.", hint="Fetch or pack them again.")
+    return make_index(listed, rules, {name: error.problem for name, error in sorted(scan.damaged.items())})
+
+
+def _as_stored(shard: IndexedShard, info: ObjectInfo) -> IndexedShard:
+    return shard._replace(entry=shard.entry._replace(modified=info.modified))
+
+
+def _existing(places: Sequence[IndexPlace], *, may_guess: bool) -> tuple[ShardIndex | None, IndexPlace]:
+    """The index there is, and its place. A damaged one counts as none, unless its rules cannot be guessed."""
+    for place in places:
+        try:
+            return load_index(place, whole=True), place
+        except MissingError:
+            continue
+        except CorruptError:
+            if not may_guess:
+                raise
+    return None, places[0]
+
+
+def _shards_meant(source: Source, location: Location, old: ShardIndex | None) -> tuple[list[ObjectInfo], bool]:
+    """The shards to index, and whether the index belongs beside them.
+
+    An index beside the shards that is to be updated for a part of its directory keeps its other shards.
+    """
+    if location.names is None:
+        return shard_infos(source, source.list_shards()), True
+    meant = shard_infos(source, location.names)
+    if old is not None:
+        others = [name for name in old.table.all_names() if name not in set(location.names)]
+        infos = source.info_many(others)
+        return sorted([*meant, *infos.values()]), True
+    try:
+        return meant, set(location.names) >= set(source.list_shards())
+    except MissingError:
+        return meant, False
+
+
+def _by_name(index: ShardIndex) -> dict[str, IndexedShard]:
+    entries = entries_of(index.table, index.header.table.name)
+    return {entry.name: IndexedShard(entry, index.block(shard)) for shard, entry in enumerate(entries)}
+
+
+def _save(index: ShardIndex, beside: IndexPlace | None, cache: IndexPlace) -> bool:
+    """Write the index; whether it was written beside the shards."""
+    if beside is not None:
+        try:
+            save_index(beside.source, index, beside.name)
+        except (CannotCreateError, PermissionDeniedError):
+            pass
+        else:
+            return True
+    save_index(cache.source, index, cache.name)
+    return False
