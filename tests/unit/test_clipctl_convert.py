@@ -450,7 +450,7 @@ def test_an_epoch_has_as_many_batches_as_openclips_loader(workers, samples, batc
 
 
 @pytest.mark.parity
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # it leaves files open
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # of open files
 @pytest.mark.parametrize("urls", ["{p}/{{00..02}}.tar", "{p}/01.tar", "{p}/00.tar::{p}/02.tar", "{p}/{{00,02}}.tar"])
 def test_sizes_are_read_as_openclip_reads_them(urls, tmp_path):
     from open_clip_train.data import get_dataset_size

@@ -1,0 +1,75 @@
+"""The image files that a table names: by path or by URL."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from clip_trainer.data.location import Location
+from clip_trainer.data.source import Source, SourceCounters, open_source
+from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, UnavailableError
+
+_FILE = "file://"
+
+
+class TableImages:
+    """Reads image files; safe to share between threads.
+
+    Args:
+        root: directory or URL that relative names start from.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root.removeprefix(_FILE)
+        self._sources: dict[str, Source] = {}
+        self._local = SourceCounters()
+        self._lock = threading.Lock()
+
+    def read(self, name: str) -> bytes | None:
+        """A whole file, or None if there is none.
+
+        Args:
+            name: a URL, an absolute path, or a name below the root.
+
+        Raises:
+            PermissionDeniedError, UnavailableError: it cannot be read.
+        """
+        address = name.removeprefix(_FILE)
+        if "://" not in address and "://" in self._root and not address.startswith("/"):
+            address = f"{self._root.rstrip('/')}/{address}"
+        if "://" in address:
+            return self._load(address)
+        return self._read_file(Path(self._root) / Path(address).expanduser())
+
+    def snapshot(self) -> dict[str, int]:
+        """See `samples.SampleReader`."""
+        with self._lock:
+            counters = [self._local, *(source.counters for source in self._sources.values())]
+        names = ("bytes_read", "requests", "retries")
+        counts = {name: sum(getattr(counter, name) for counter in counters) for name in names}
+        return {**counts, "cache_hits": 0, "cache_misses": 0}
+
+    def _load(self, address: str) -> bytes | None:
+        scheme, _, rest = address.partition("://")
+        host, _, path = rest.partition("/")
+        base = f"{scheme}://{host}"
+        with self._lock:
+            if base not in self._sources:
+                self._sources[base] = open_source(Location(scheme, base, None))
+            source = self._sources[base]
+        try:
+            return source.load(path)
+        except (MissingError, CorruptError):  # corrupt: a name that leads out of the place, such as one with `..`
+            return None
+
+    def _read_file(self, path: Path) -> bytes | None:
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a zero byte
+            return None
+        except PermissionError:
+            raise PermissionDeniedError(f"{path} may not be read.", hint="Check the owner and mode.") from None
+        except OSError as error:
+            raise UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Check the disk.") from None
+        self._local.add(requests=1, bytes_read=len(data))
+        return data
