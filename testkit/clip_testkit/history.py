@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from clip_trainer.config import load_config
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.opening import open_training_data
+from clip_trainer.data.order import Order
 from clip_trainer.train.events import read_events, trajectory
 from clip_trainer.train.ledger import sample_digest
+from clip_trainer.train.sample_order import order_of
 from clipctl.contract import layout
-from clipctl.contract.spec import RunSpec, lane_count
+from clipctl.contract.spec import RunSpec
 from clipctl.contract.store import ObjectStore, open_store
 
 Event = dict[str, Any]
@@ -211,21 +212,14 @@ def compare(steps: Sequence[Event], undisturbed: Sequence[Event], tolerance: flo
     return faults + [Fault(GAP, step, "only the undisturbed run has it") for step in wanted]
 
 
-def expected_digests(order: SampleOrder, global_batch: int, steps: int) -> dict[int, int]:
+def expected_digests(order: Order, global_batch: int, steps: int) -> dict[int, int]:
     """Digest of the samples of every step 1 ... `steps`, from the order alone."""
     found = {}
     for step in range(1, steps + 1):
         position = (step - 1) * global_batch
-        ids = np.array([ref.sample_id for ref in order.batch(position, global_batch)], np.uint64)
+        ids = order.sample_ids(position, global_batch).astype(np.uint64)
         found[step] = int(sample_digest(ids, position))
     return found
-
-
-def order_of(spec: RunSpec) -> SampleOrder:
-    """The sample order of a run; opens its data set."""
-    lanes = lane_count(spec.train.global_batch, spec.max_world, spec.data.lanes)
-    counts = open_dataset(spec.data.train).index.counts
-    return SampleOrder(counts, seed=spec.train.seed, lanes=lanes, shuffle_block=spec.data.shuffle_block)
 
 
 def judge(store: ObjectStore, spec: RunSpec | None = None, undisturbed: ObjectStore | None = None) -> list[Fault]:
@@ -235,7 +229,7 @@ def judge(store: ObjectStore, spec: RunSpec | None = None, undisturbed: ObjectSt
     committed = [key.rpartition("/")[2].removesuffix(".json") for key in _keys(store, layout.COMMITS)]
     faults = check(events, spec.train.steps if spec else None, committed)
     if spec is not None and steps:
-        order = order_of(spec)
+        order = order_of(spec, open_training_data(spec.data))
         faults += check_samples(steps, expected_digests(order, spec.train.global_batch, steps[-1]["step"]))
     if undisturbed is not None:
         faults += compare(steps, trajectory(read_events(undisturbed)))

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from clip_trainer.data.eval_stream import EvalStream
-from clip_trainer.data.index import Dataset
+from clip_trainer.data.joined import JoinedSamples
 from clip_trainer.eval.encoder import CHUNK, Encoder
 from clip_trainer.eval.folder import FolderStream, Labelled, scan
 from clip_trainer.eval.prompts import resolve_classes, resolve_templates
 from clip_trainer.eval.validation import validate
 from clip_trainer.eval.zero_shot import Classifiers, zero_shot
 from clip_trainer.train.group import Group
-from clip_trainer.train.shared_dataset import share_dataset
+from clip_trainer.train.shared_dataset import share_evaluation_data
 from clip_trainer.vision import UndecodableImage, decode_image
-from clipctl.contract.sections import EvalSection, RetrievalSection, ZeroShotSection
+from clipctl.contract.sections import ColumnsSection, EvalSection, RetrievalSection, ZeroShotSection
 
 RETRIEVAL = "retrieval"
 
@@ -37,7 +37,7 @@ class Evaluator:
     group: Group
     section: EvalSection
     threads: int = 2
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _datasets: dict[str, JoinedSamples] = field(default_factory=dict)
     _folders: dict[str, list[Labelled]] = field(default_factory=dict)
 
     @property
@@ -88,13 +88,13 @@ class Evaluator:
         )
 
     def _retrieve(self, encoder: Encoder, section: RetrievalSection) -> dict[str, float | int]:
-        pairs = self._stream(encoder, section.data)
+        pairs = self._stream(encoder, section.data, section.columns)
         options = {"captions": section.captions, "loss_batch": section.loss_batch}
         return validate(encoder, self.group, pairs, name=f"eval.retrieval ({section.data})", **options)  # type: ignore[arg-type]
 
-    def _stream(self, encoder: Encoder, url: str) -> EvalStream:
+    def _stream(self, encoder: Encoder, url: str, columns: ColumnsSection | None = None) -> EvalStream:
         if url not in self._datasets:
-            self._datasets[url] = share_dataset(url, self.group)
+            self._datasets[url] = share_evaluation_data(url, columns, self.group)
         return EvalStream(
             self._datasets[url],
             decode=decode_image,

@@ -81,6 +81,12 @@ def find(section: ModelSection) -> Source:
     return source if section.pretrained is None else with_weights(source, section.pretrained)
 
 
+def image_size_of(section: ModelSection) -> tuple[int, int]:
+    """Height and width of the model's images in pixels, without building it. Raises what `find` raises."""
+    size = section.image_size or find(section).config["vision_cfg"].get("image_size", 224)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def overrides_of(section: ModelSection, loss: LossSection) -> Overrides:
     """The changes of the configuration that run.yaml asks for."""
     siglip = loss.kind == "siglip"

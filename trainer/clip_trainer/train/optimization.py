@@ -15,7 +15,7 @@ def steps_of(spec: RunSpec, samples: int) -> int:
 
     Args:
         spec: the run.
-        samples: of the training data.
+        samples: of an epoch.
     """
     if spec.train.steps is not None:
         return spec.train.steps
@@ -57,7 +57,7 @@ def schedule_of(spec: RunSpec, samples: int) -> Schedule:
 
     Args:
         spec: the run.
-        samples: of the training data.
+        samples: of an epoch.
 
     Raises:
         SpecError: the cooldown is longer than the run.

@@ -15,8 +15,8 @@ from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.config import RunConfig
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.samples import SampleSet
+from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.order import Order
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.model import ClipModel, get_precision
 from clip_trainer.optim import LossScaler, Schedule
@@ -30,7 +30,8 @@ from clip_trainer.train.objective_build import build_objective
 from clip_trainer.train.openclip_state import adopt, check_restored
 from clip_trainer.train.optimization import optimizer_of, schedule_of, steps_of
 from clip_trainer.train.patch_dropout import PatchDropoutSchedule
-from clip_trainer.train.shared_dataset import share_dataset
+from clip_trainer.train.sample_order import epoch_of, order_of
+from clip_trainer.train.shared_dataset import share_training_data
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import StatusFile
 from clip_trainer.train.step import TrainStep
@@ -39,7 +40,7 @@ from clip_trainer.vision import Transforms, transforms_for
 from clipctl.contract import metric_names
 from clipctl.contract.commits import Rejection
 from clipctl.contract.layout import COMMITS, CheckpointId
-from clipctl.contract.spec import RunSpec, lane_count
+from clipctl.contract.spec import RunSpec
 from clipctl.contract.store import ObjectStore, open_store
 
 
@@ -58,8 +59,8 @@ class Run:
     state: TrainState
     total_steps: int
     incarnation: int
-    dataset: SampleSet
-    order: SampleOrder
+    dataset: JoinedSamples
+    order: Order
     checkpointer: Checkpointer
     events: EventLog
     status: StatusFile
@@ -78,7 +79,7 @@ class Run:
     @property
     def epoch_samples(self) -> int:
         """Samples of one epoch."""
-        return self.order.samples
+        return epoch_of(self.spec, self.order)
 
     @property
     def transforms(self) -> Transforms:
@@ -107,7 +108,7 @@ def prepare(config: RunConfig, group: Group) -> Run:
     """
     spec = config.spec
     store = open_store(spec.root)
-    dataset = share_dataset(spec.data.train, group)
+    dataset = share_training_data(spec, group)
     dataset.require("image", "caption")
     incarnation = int(
         group.on_first(lambda: allocate(store, attempt=config.attempt, world=group.world, now=time.time()))
@@ -116,12 +117,8 @@ def prepare(config: RunConfig, group: Group) -> Run:
     fresh = bool(group.on_first(lambda: not any(store.list(COMMITS))))
     model = build_model(spec.model, spec.train.loss, spec.train.seed, group, fresh=fresh)
     trainable = _trainable(spec, model)
-    order = SampleOrder(
-        dataset.counts,
-        seed=spec.train.seed,
-        lanes=lane_count(spec.train.global_batch, spec.max_world, spec.data.lanes),
-        shuffle_block=spec.data.shuffle_block,
-    )
+    order = order_of(spec, dataset)
+    epoch = epoch_of(spec, order)
     run = Run(
         config=config,
         group=group,
@@ -129,10 +126,10 @@ def prepare(config: RunConfig, group: Group) -> Run:
         identity=(identity := _identity(config, dataset, incarnation)),
         trainable=trainable,
         step=_step(spec, trainable, group),
-        schedule=schedule_of(spec, order.samples),
+        schedule=schedule_of(spec, epoch),
         patch_dropout=PatchDropoutSchedule(spec.train.patch_dropout, model),
         state=TrainState(first_started_at=time.time()),
-        total_steps=steps_of(spec, order.samples),
+        total_steps=steps_of(spec, epoch),
         incarnation=incarnation,
         dataset=dataset,
         order=order,
@@ -189,7 +186,7 @@ def _step(spec: RunSpec, trainable: Trainable, group: Group) -> TrainStep:
     )
 
 
-def _identity(config: RunConfig, dataset: SampleSet, incarnation: int) -> Identity:
+def _identity(config: RunConfig, dataset: JoinedSamples, incarnation: int) -> Identity:
     return Identity(
         run=config.spec.name,
         attempt=config.attempt,
