@@ -138,7 +138,7 @@ def reset(handler: _Handler, page: Page) -> None:
 
 def drip(handler: _Handler, page: Page) -> None:
     """Send the body a byte at a time, for ever never late enough for a read timeout."""
-    handler.head(page.status, {"Content-Length": str(10**6), **page.headers})
+    handler.head(page.status, {"Content-Length": "50000", **page.headers})
     handler.send_slowly(page.body[:1])
 
 

@@ -16,6 +16,10 @@ from typing import Any
 from clip_trainer.data.gather_errors import GatherError
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_SERVICES = (  # of clouds, at addresses that older Pythons, or the registries, call global
+    ipaddress.IPv4Network("192.0.0.0/24"),
+    ipaddress.IPv4Network("168.63.129.16/32"),
+)
 _SocketAddress = tuple[Any, ...]  # host, port and, for IPv6, more
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -26,7 +30,7 @@ Allowed = Callable[[str], bool]
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the open internet, the IPv4 address inside a translated one too."""
     parsed = ipaddress.ip_address(address)
-    return all(one.is_global and not one.is_multicast for one in (parsed, *_embedded(parsed)))
+    return all(_is_global(one) for one in (parsed, *_embedded(parsed)))
 
 
 def is_any(address: str) -> bool:
@@ -86,6 +90,10 @@ def _connected(family: int, address: _SocketAddress, timeout: float) -> socket.s
         sock.close()
         raise
     return sock
+
+
+def _is_global(address: _Address) -> bool:
+    return address.is_global and not address.is_multicast and not any(address in network for network in _SERVICES)
 
 
 def _embedded(address: _Address) -> tuple[_Address, ...]:

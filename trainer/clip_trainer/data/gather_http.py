@@ -1,7 +1,7 @@
 """One GET as a table of the whole web needs it: every wait and every size has a bound, and nothing is followed blindly.
 
-urllib3 speaks HTTP. What it has no bound for is added here: a deadline for the whole exchange, headers included, and
-connections to allowed addresses only. Proxies of the environment are not used: they would look up names on our behalf.
+urllib3 speaks HTTP, over the connections of `gather_transport`. Proxies of the environment are not used: they would
+look up names on our behalf, and nobody would see to which addresses.
 """
 
 from __future__ import annotations
@@ -9,29 +9,22 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import http.client
-import io
-import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 
-from clip_trainer.data.gather_address import Allowed, connect, is_public
+from clip_trainer.data.gather_address import Allowed, is_public
 from clip_trainer.data.gather_errors import GatherError, of_status
+from clip_trainer.data.gather_transport import exchange_within, pool_manager
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 1 << 16
-_MAX_POOLS = 64  # hosts whose connections are kept; tables name millions
-
-_deadline: ContextVar[float] = ContextVar("_deadline")  # of the exchange this thread is in, monotonic seconds
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class WebClient:
         self._headers = {"User-Agent": agent, "Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"}
         self._limits = limits
         self._timeout = urllib3.Timeout(connect=limits.connect, read=limits.read)
-        self._pools = _pool_manager(allowed)
+        self._pools = pool_manager(allowed)
 
     @contextlib.contextmanager
     def get(self, url: str) -> Iterator[Answer]:
@@ -103,16 +96,13 @@ class WebClient:
             GatherError: any other answer, or none; errors while the block reads the body are translated too.
         """
         host_of(url)
-        token = _deadline.set(time.monotonic() + self._limits.total)
         try:
-            with self._exchange(url) as response:
+            with exchange_within(self._limits.total), self._exchange(url) as response:
                 if response.status != 200 and response.status not in _REDIRECTS:
                     raise of_status(response.status, _retry_after(response.headers.get("Retry-After")))
                 yield Answer(url, response)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise _translated(error) from error
-        finally:
-            _deadline.reset(token)
 
     def close(self) -> None:
         """Drop idle connections."""
@@ -189,65 +179,3 @@ def _translated(error: Exception) -> GatherError:
 
 def _words(error: object) -> str:
     return f"{type(error).__name__}: {error}"[:200]
-
-
-class _TimedReader(io.RawIOBase):
-    """The bytes of a connection, until the deadline of the exchange."""
-
-    def __init__(self, raw: Any, sock: socket.socket) -> None:
-        self._raw, self._sock = raw, sock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = _deadline.get() - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the whole exchange took too long")
-        self._sock.settimeout(min(left, self._sock.gettimeout() or left))
-        return self._raw.readinto(buffer)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    """A response whose status line, headers and body all arrive before the deadline, or not at all."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock))
-
-
-def _pool_manager(allowed: Allowed) -> urllib3.PoolManager:
-    """Pools whose connections go to allowed addresses and keep the deadline."""
-
-    class Plain(HTTPConnection):
-        response_class = _TimedResponse
-
-        def _new_conn(self) -> socket.socket:
-            return connect(self._dns_host, self.port, _connect_seconds(self.timeout), allowed)
-
-    class Encrypted(HTTPSConnection):
-        response_class = _TimedResponse
-
-        def _new_conn(self) -> socket.socket:
-            return connect(self._dns_host, self.port, _connect_seconds(self.timeout), allowed)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(HTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    # One context for all: to load the certificates takes longer than to fetch an image.
-    pools = urllib3.PoolManager(_MAX_POOLS, maxsize=8, ssl_context=ssl.create_default_context())
-    pools.pool_classes_by_scheme = {"http": PlainPool, "https": EncryptedPool}
-    return pools
-
-
-def _connect_seconds(timeout: Any) -> float:
-    """The connect timeout that urllib3 set on a connection, cut at the deadline."""
-    left = _deadline.get() - time.monotonic()
-    return max(0.0, min(left, timeout) if isinstance(timeout, (int, float)) else left)
