@@ -15,6 +15,18 @@ Url = Annotated[
     str, typer.Argument(metavar="DATA", help="Directory or URL of shards, a brace pattern of shards, or one shard.")
 ]
 
+IndexName = Annotated[
+    str | None, typer.Option("--name", help="Which index of the data set, beside the main one. Default: the main one.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Shards read at the same time.")]
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="What data.train of a run may be: shards, a table, a::b. Or a run.yaml."),
+]
+Index = Annotated[
+    str | None, typer.Option("--index", metavar="NAME", help="Name of the index to use. Default: the one without.")
+]
+
 
 @contextlib.contextmanager
 def progress_line() -> Iterator[ProgressLine]:

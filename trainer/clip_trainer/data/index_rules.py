@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from clip_trainer.data.grouping import CAPTION_SUFFIXES, CLASS_SUFFIX, IMAGE_SUFFIXES
 from clip_trainer.data.image_header import read_header
@@ -41,7 +41,13 @@ class SampleRules:
     """How members are grouped into samples."""
 
     def __post_init__(self) -> None:
-        """Raises SpecError for limits that nothing can satisfy."""
+        """Raises SpecError for words that mean nothing, and for limits that nothing can satisfy."""
+        for need in self.needs:
+            if need not in get_args(Need):
+                raise SpecError(f"A sample cannot need {need!r}.", hint=f"Choose from: {', '.join(get_args(Need))}.")
+        if self.duplicates not in get_args(Duplicates):
+            choices = ", ".join(get_args(Duplicates))
+            raise SpecError(f"Duplicates cannot be treated by {self.duplicates!r}.", hint=f"Choose from: {choices}.")
         for name in ("min_side", "max_aspect", "min_caption", "max_caption"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -62,8 +62,8 @@ class ShardTable:
     """Columns of all shards, in order; `names` and `etags` are the concatenated texts."""
 
     columns: dict[str, Sequence[int]]
-    names: bytes
-    etags: bytes
+    names: bytes | memoryview
+    etags: bytes | memoryview
 
     def __len__(self) -> int:
         return len(self.columns["samples"])
@@ -147,7 +147,7 @@ def decode_head(head: bytes, where: str) -> ShardTable:
         end = at + shards * array(code).itemsize
         columns[name] = _native(view[at:end], code)
         at = end
-    table = ShardTable(columns, head[at : at + name_bytes], head[at + name_bytes :])
+    table = ShardTable(columns, view[at : at + name_bytes], view[at + name_bytes :])
     for name, size in (("name_end", name_bytes), ("etag_end", etag_bytes)):
         if shards and columns[name][-1] != size:
             raise CorruptError(f"{where} contradicts itself.")
@@ -162,13 +162,13 @@ def entries_of(table: ShardTable, where: str) -> list[ShardEntry]:
         raise CorruptError(f"{where}: {error.problem}") from error
 
 
-def _cut(texts: bytes, ends: Sequence[int], index: int) -> str:
+def _cut(texts: bytes | memoryview, ends: Sequence[int], index: int) -> str:
     start = ends[index - 1] if index else 0
     return _text(texts[start : ends[index]])
 
 
-def _text(encoded: bytes) -> str:
-    return encoded.decode("utf-8", "surrogateescape")
+def _text(encoded: bytes | memoryview) -> str:
+    return str(encoded, "utf-8", "surrogateescape")
 
 
 def _bytes(text: str) -> bytes:

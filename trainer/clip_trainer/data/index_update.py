@@ -122,7 +122,13 @@ def _updated(
     listed = [entries[info.name] for info in shards if info.name in entries]
     if not listed:
         raise CorruptError(f"Every shard of {source.base} is damaged.", hint="Fetch or pack them again.")
-    return make_index(listed, rules, {name: error.problem for name, error in sorted(scan.damaged.items())})
+    # Problems name the shard by its whole location, which an index that travels with its shards must not.
+    damaged = {name: error.problem.replace(f"{source.base}/", "") for name, error in sorted(scan.damaged.items())}
+    index = make_index(listed, rules, damaged)
+    if not index.samples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(index.header.left_out.items()))
+        raise MissingError(f"The rules leave no sample of {source.base} ({reasons}).", hint="Loosen them.")
+    return index
 
 
 def _as_stored(shard: IndexedShard, info: ObjectInfo) -> IndexedShard:
