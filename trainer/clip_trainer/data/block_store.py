@@ -72,12 +72,17 @@ class BlockStore:
         except OSError:
             return None
         block = _unpacked(content)
+        if block is None:
+            self.drop(key)
+            return None
         with contextlib.suppress(OSError):
-            if block is None:
-                path.unlink()
-            else:
-                os.utime(path)  # used now
+            os.utime(path)  # used now
         return block
+
+    def drop(self, key: BlockKey) -> None:
+        """Forget a block, if it is there."""
+        with contextlib.suppress(OSError):
+            self._path(key).unlink()
 
     def put(self, key: BlockKey, block: bytes) -> None:
         """Keep a block. What goes wrong is said once, and from then on nothing is added."""

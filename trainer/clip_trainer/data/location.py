@@ -25,7 +25,8 @@ _SCHEME = re.compile(r"\A([a-z][a-z0-9+.-]*):")
 _LOCAL = frozenset({"", "file"})
 _OWN = frozenset({"s3", "http", "https"})
 PIPE_PREFIX = "pipe:"
-_ALLOW_PIPE = "CLIPCTL_ALLOW_PIPE"
+ALLOW_PIPE = "CLIPCTL_ALLOW_PIPE"
+"""Environment variable that allows `pipe:` locations with the value 1."""
 _RANGE = re.compile(r"\A(\d+)\.\.(\d+)\Z")
 _NUMBER_LIMIT = 18  # digits; keeps `{0..9...9}` from becoming a number that takes long to print
 
@@ -72,10 +73,10 @@ def _is_known(scheme: str, url: str) -> bool:
 
 def _pipe(url: str) -> Location:
     """The commands that a pattern stands for; their shards are numbered."""
-    if os.environ.get(_ALLOW_PIPE) != "1":
+    if os.environ.get(ALLOW_PIPE) != "1":
         raise SpecError(
             f"{url}: commands (pipe:) are not run unless that is allowed.",
-            hint=f"Give the address of the shards themselves, or set {_ALLOW_PIPE}=1 if you trust the command.",
+            hint=f"Give the address of the shards themselves, or set {ALLOW_PIPE}=1 if you trust the command.",
         )
     commands = expand_braces(url.removeprefix(PIPE_PREFIX))
     return Location("pipe", url, tuple(f"shard-{number:06d}.tar" for number in range(len(commands))))

@@ -15,8 +15,9 @@ _STRIPES = 64
 class CachedSource:
     """Another source with a disk cache in front of it; implements `source.Source`.
 
-    Only reads that name a version (`etag`) are cached: without one nobody could tell when a block is out of date.
-    Two threads that want the same block fetch it once.
+    Only reads that name a version (`etag`) are cached: without one nobody could tell when a block is out of date. A
+    read without one goes to the source and takes the blocks it touches out of the cache: so does a reader that was
+    given wrong bytes, which may have been damaged on the way here. Two threads that want the same block fetch it once.
 
     Args:
         source: where the objects are.
@@ -31,6 +32,7 @@ class CachedSource:
         self._source, self._store, self._block_bytes = source, store, block_bytes
         self._stripes = [threading.Lock() for _ in range(_STRIPES)]
         self._sizes: dict[tuple[str, str], int] = {}
+        self._etags: dict[str, str] = {}  # the versions that were read last
 
     def info(self, name: str) -> ObjectInfo:
         """From the source."""
@@ -54,10 +56,13 @@ class CachedSource:
 
     def read(self, name: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """A range, put together from blocks."""
+        numbers = range(offset // self._block_bytes, (offset + length - 1) // self._block_bytes + 1)
         if etag is None or length == 0:
+            self._distrust(name, numbers)
             return self._source.read(name, offset, length, etag=etag)
+        self._etags[name] = etag
         pieces = []
-        for number in range(offset // self._block_bytes, (offset + length - 1) // self._block_bytes + 1):
+        for number in numbers:
             block = self._block(BlockKey(self.base, name, etag, number))
             start = number * self._block_bytes
             pieces.append(block[max(0, offset - start) : offset + length - start])
@@ -65,6 +70,11 @@ class CachedSource:
         if len(data) < length:
             raise too_short(f"{self.base}/{name}")
         return data
+
+    def _distrust(self, name: str, numbers: Iterable[int]) -> None:
+        if etag := self._etags.get(name):
+            for number in numbers:
+                self._store.drop(BlockKey(self.base, name, etag, number))
 
     def _block(self, key: BlockKey) -> bytes:
         with self._stripes[hash(key) % _STRIPES]:
