@@ -90,7 +90,9 @@ def _make_pictures(directory: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from clip_trainer.data.pack import PackItem, pack
+    from clip_trainer.data.pack import pack
+    from clip_trainer.data.pack_item import ListedItems, PackItem
+    from clip_trainer.data.shard_writer import WriteOptions
 
     random = np.random.default_rng(0)
     (directory / "raw").mkdir()
@@ -99,7 +101,7 @@ def _make_pictures(directory: Path) -> None:
         file = directory / "raw" / f"{index:03d}.png"
         Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
         items.append(PackItem(file, (f"picture number {index}",)))
-    pack(items, str(directory / "data"), samples_per_shard=32)
+    pack(ListedItems(items), str(directory / "data"), WriteOptions(samples_per_shard=32))
 
 
 class Bench:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from clipctl.output import clean, size
+from clipctl.output import clean, duration, size
 
 if TYPE_CHECKING:
     from clip_trainer.data.progress import ProgressEvent
@@ -25,13 +25,18 @@ class ProgressLine:
         self._every = _ON_TERMINAL_SECONDS if self._live else _ELSEWHERE_SECONDS
         self._shown_at = clock()
         self._width = 0
+        self._first: tuple[float, ProgressEvent] | None = None  # of the stage
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show the event if the last one was shown long enough ago."""
-        if self._clock() - self._shown_at < self._every:
+        now = self._clock()
+        if self._first is None or self._first[1].stage != event.stage:
+            self._first = (now, event)
+        if now - self._shown_at < self._every:
             return
-        self._shown_at = self._clock()
-        text = clean(f"{event.stage}: {event.done}/{event.total}, {size(event.bytes_done)} {event.item}")
+        self._shown_at = now
+        speed = _speed(event, *self._first, now)
+        text = clean(f"{event.stage}: {event.done}/{event.total}, {size(event.bytes_done)}{speed} {event.item}")
         if self._live:
             print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
             self._width = len(text)
@@ -42,3 +47,15 @@ class ProgressLine:
         """Clear the line."""
         if self._live and self._width:
             print(f"\r{'':<{self._width}}\r", end="", file=sys.stderr, flush=True)
+
+
+def _speed(event: ProgressEvent, since: float, first: ProgressEvent, now: float) -> str:
+    """How many are done in a second, and how long the rest takes; counted from the first event of the stage.
+
+    Not from zero: work that is taken up again starts with much of it done.
+    """
+    done, seconds = event.done - first.done, now - since
+    if done <= 0 or seconds <= 0:
+        return ""
+    rate = done / seconds
+    return f", {rate:.3g}/s, {duration((event.total - event.done) / rate)} left"

@@ -61,3 +61,21 @@ def write_dataset(directory: Path, counts: Iterable[int]) -> int:
         (directory / f"shard-{shard:06d}.tar").write_bytes(tar_bytes(members))
         number += count
     return number
+
+
+def read_shards(directory: Path) -> list[tuple[str, dict[str, bytes]]]:
+    """Key and members of every sample below a directory, in order, as Python's own reader sees them."""
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for path in sorted(directory.glob("*.tar")):
+        first = len(samples)
+        with tarfile.open(path) as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                key = f"{folder}/{stem}" if folder else stem
+                if len(samples) == first or samples[-1][0] != key:
+                    samples.append((key, {}))
+                content = tar.extractfile(member)
+                assert content is not None
+                samples[-1][1][suffix] = content.read()
+    return samples

@@ -16,7 +16,15 @@ FOLDERS = {
 }
 STORAGE_LIBRARIES = {"fsspec", "s3fs", "boto3", "botocore", "aiobotocore", "adlfs", "gcsfs"}
 HEAVY = {"torch", "torchvision", "open_clip", "matplotlib"}
-LIGHT_TRAINER_MODULES = ("data.index", "data.pack", "data.pack_plan", "data.tar", "data.verify", "data.progress")
+LIGHT_TRAINER_MODULES = (
+    "data.index",
+    "data.pack",
+    "data.pack_input",
+    "data.reshard",
+    "data.tar",
+    "data.verify",
+    "data.progress",
+)
 
 
 def module_names(package):

@@ -7,11 +7,14 @@ import pytest
 import webdataset
 
 from clip_testkit.shards import png, sample_members, tar_bytes
+from clip_trainer.data.image_resize import Resize
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.pack import pack
-from clip_trainer.data.pack_plan import PackItem
+from clip_trainer.data.pack_item import ListedItems, PackItem
+from clip_trainer.data.reshard import reshard
 from clip_trainer.data.sample import parse_sample
 from clip_trainer.data.samples import ReadHints
+from clip_trainer.data.shard_writer import WriteOptions
 
 
 def ours(directory):
@@ -60,7 +63,7 @@ def test_webdataset_reads_what_we_pack(tmp_path):
         image.write_bytes(png(number))
         captions = tuple(f"caption {number}.{i} ü" for i in range(1 + number % 3))
         items.append(PackItem(image, captions, number % 4))
-    pack(items, str(tmp_path / "out"), samples_per_shard=4)
+    pack(ListedItems(items), str(tmp_path / "out"), WriteOptions(samples_per_shard=4))
     found = theirs(tmp_path / "out")
     assert len(found) == 15
     assert {sample["png"] for sample in found} == {png(number) for number in range(15)}
@@ -69,6 +72,30 @@ def test_webdataset_reads_what_we_pack(tmp_path):
     decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("pilrgb")])
     decoded = [decode({"__key__": sample.pop("key"), **sample}) for sample in found]
     assert all(sample["png"].size == (8, 8) and isinstance(sample["cls"], int) for sample in decoded)
+
+
+def test_webdataset_reads_what_we_pack_smaller_and_with_metadata(tmp_path):
+    items = [PackItem(png(n, 40), (f"caption {n}",), metadata={"url": f"http://x/{n}"}) for n in range(9)]
+    pack(ListedItems(items), str(tmp_path / "out"), WriteOptions(samples_per_shard=4), resize=Resize(16))
+    decode = webdataset.autodecode.Decoder([webdataset.autodecode.imagehandler("pilrgb")])
+    decoded = [decode({"__key__": sample.pop("key"), **sample}) for sample in theirs(tmp_path / "out")]
+    assert {sample["json"]["url"] for sample in decoded} == {f"http://x/{n}" for n in range(9)}
+    assert all(sample["jpg"].size == (16, 16) and sample["json"]["original_width"] == 40 for sample in decoded)
+    assert same(tmp_path / "out")
+
+
+@pytest.mark.parametrize("keys", ["plain", "long", "unicode", "directory"])
+def test_what_webdataset_wrote_is_the_same_after_resharding(tmp_path, keys):
+    name = {"plain": "{}", "long": "k" * 180 + "{}", "unicode": "grüße-{}", "directory": "a.b/c/{}"}[keys]
+    (tmp_path / "in").mkdir()
+    for first in range(0, 20, 7):
+        with (tmp_path / "in" / f"s-{first:04d}.tar").open("wb") as file, webdataset.TarWriter(file) as sink:
+            for number in range(first, min(first + 7, 20)):
+                sample = {"png": png(number), "txt": f"ü {number}", "seg.bin": b"x" * number, "cls": number}
+                sink.write({"__key__": name.format(number), **sample})
+    reshard(str(tmp_path / "in"), str(tmp_path / "out"), WriteOptions(samples_per_shard=6))
+    assert theirs(tmp_path / "out") == theirs(tmp_path / "in")
+    assert same(tmp_path / "out")
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -73,19 +73,20 @@ def test_bad_input(arguments, code, tmp_path, monkeypatch, capsys):
 def test_progress_is_shown_now_and_then(capsys):
     from clip_trainer.data.progress import ProgressEvent
 
-    times = iter([0.0, 1.0, 11.0, 11.0])
+    times = iter([0.0, 1.0, 11.0, 22.0])
     line = ProgressLine(clock=lambda: next(times))
-    line(ProgressEvent("indexing", 1, 9, 10, "a.tar"))
-    line(ProgressEvent("indexing", 2, 9, 2048, "b.tar"))
+    line(ProgressEvent("pack", 1, 9, 10, "a.tar"))
+    line(ProgressEvent("pack", 2, 9, 2048, "b.tar"))
+    line(ProgressEvent("index", 1, 9, 2048, "a.tar"))
     line.close()
-    assert capsys.readouterr().err == "indexing: 2/9, 2.0 KiB b.tar\n"
+    assert capsys.readouterr().err == "pack: 2/9, 2.0 KiB, 0.1/s, 1m10s left b.tar\nindex: 1/9, 2.0 KiB a.tar\n"
 
 
 def test_progress_on_a_terminal_is_one_line(capsys, monkeypatch):
     from clip_trainer.data.progress import ProgressEvent
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    times = iter([0.0, 1.0, 1.0])
+    times = iter([0.0, 1.0])
     line = ProgressLine(clock=lambda: next(times))
     line(ProgressEvent("indexing", 1, 9, 10, "a\x1b.tar"))
     line.close()

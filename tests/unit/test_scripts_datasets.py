@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_trainer.data.pack_plan import plan_manifest
+from clip_trainer.data.pack_columns import Columns
+from clip_trainer.data.pack_input import open_input
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -48,9 +49,9 @@ def test_digits_are_all_there_and_split_evenly(digits):
 
 
 def test_digits_are_ready_for_packing(digits):
-    items = plan_manifest(digits / "manifest.jsonl", split="test")
+    items = open_input(digits / "manifest.jsonl", Columns(split="test"))
     assert len(items) == 360
-    assert {item.cls for item in items} == set(range(10))
+    assert {items[number].cls for number in range(360)} == set(range(10))
     with Image.open(items[0].image) as picture:
         assert (picture.size, picture.mode, picture.format) == ((32, 32), "RGB", "PNG")
         low, high = picture.convert("L").getextrema()
@@ -128,7 +129,7 @@ def test_emoji_become_pairs(emoji, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Apache License 2.0" in printed
     assert "MIT License" in printed
-    assert len(plan_manifest(tmp_path / "out" / "manifest.jsonl")) == 4
+    assert len(open_input(tmp_path / "out" / "manifest.jsonl")) == 4
 
 
 def test_transparent_emoji_stand_on_white(emoji, tmp_path):

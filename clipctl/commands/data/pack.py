@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipctl.commands.data.options import progress_line
+from clipctl.commands.data.writeoptions import (
+    Mode,
+    OnError,
+    Quality,
+    ResizeTo,
+    SamplesPerShard,
+    ShardBytes,
+    Workers,
+    resize_option,
+    say_written,
+    write_options,
+)
 from clipctl.commands.options import Json
 
-if TYPE_CHECKING:
-    from clip_trainer.data.pack_plan import PackItem
+_SOURCE = "A .csv, .tsv, .jsonl or .parquet table of images, a folder per class, or images with .txt or .json files."
 
 
 def pack(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A .csv, .tsv or .jsonl table of images, or a folder per class.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=_SOURCE)],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory or s3:// URL for the shards.")],
-    image_column: Annotated[str, typer.Option(help="Column of image paths, relative to --root.")] = "image",
+    image_column: Annotated[str, typer.Option(help="Column of image paths, relative to --root, or images.")] = "image",
     caption_column: Annotated[
         list[str] | None, typer.Option(help="Column of captions. Repeatable. Default: caption.")
     ] = None,
     class_column: Annotated[str, typer.Option(help="Column of class numbers, if there is one.")] = "cls",
+    keep_metadata: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column to keep in the json member. Repeatable.")
+    ] = None,
     separator: Annotated[
         str | None, typer.Option(help="Separator of the table's cells, or `tab`. Default: by the file's ending.")
     ] = None,
@@ -30,38 +42,35 @@ def pack(
     split_column: Annotated[str, typer.Option(help="Column that names a row's split.")] = "split",
     root: Annotated[str | None, typer.Option(help="Directory of the images. Default: the table's.")] = None,
     template: Annotated[
-        list[str] | None,
-        typer.Option(help="Caption for class folders, with {} for the class name. Repeatable."),
+        list[str] | None, typer.Option(help="Caption for class folders, with {} for the class name. Repeatable.")
     ] = None,
-    samples_per_shard: Annotated[int, typer.Option(min=1, help="Samples in one shard.")] = 1000,
+    samples_per_shard: SamplesPerShard = 1000,
+    shard_bytes: ShardBytes = None,
+    resize: ResizeTo = None,
+    resize_mode: Mode = "shortest",
+    quality: Quality = 95,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the samples.")] = 0,
+    workers: Workers = None,
+    on_error: OnError = "fail",
     json: Json = False,
 ) -> None:
-    """Write images and captions as tar shards with an index."""
-    import os
+    """Write images and captions as tar shards with an index. Run it again to go on after an interruption."""
     from dataclasses import asdict
+    from pathlib import Path
 
     from clip_trainer.data.pack import pack as write
-    from clip_trainer.data.pack_plan import plan_class_folders, plan_manifest
-    from clipctl.output import say, say_json, size
+    from clip_trainer.data.pack_columns import Columns
+    from clip_trainer.data.pack_input import open_input
 
-    items: tuple[PackItem, ...]
-    if os.path.isdir(source):
-        items = plan_class_folders(source, templates=template or ["a photo of a {}."])
-    else:
-        items = plan_manifest(
-            source,
-            image_column=image_column,
-            caption_columns=caption_column or ["caption"],
-            class_column=class_column,
-            split=split,
-            split_column=split_column,
-            root=root,
-            separator="\t" if separator == "tab" else separator,
-        )
+    captions, kept = tuple(caption_column or ("caption",)), tuple(keep_metadata or ())
+    base = None if root is None else Path(root).expanduser()
+    columns = Columns(
+        image_column, captions, class_column, split=split, split_column=split_column, root=base, metadata=kept
+    )
+    options = write_options(samples_per_shard, shard_bytes, workers, on_error)
+    smaller = resize_option(resize, resize_mode, quality)
+    cells = "\t" if separator == "tab" else separator
+    items = open_input(source, columns, templates=template or (), separator=cells, strict=not options.skip_errors)
     with progress_line() as progress:
-        done = write(items, out, samples_per_shard=samples_per_shard, seed=seed, progress=progress)
-    if json:
-        say_json(asdict(done))
-    else:
-        say(f"{done.samples} samples in {done.shards} shards ({size(done.bytes)}) written to {done.out}")
+        done = write(items, out, options, seed=seed, resize=smaller, progress=progress)
+    say_written(done, asdict(done), json=json)

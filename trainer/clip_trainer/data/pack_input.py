@@ -1,0 +1,49 @@
+"""What `clipctl data pack` is given: a table, a folder per class, or a folder of images with captions beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_trainer.data.pack_columns import Columns
+from clip_trainer.data.pack_folder import CaptionedFolder, ClassFolders, has_sidecars
+from clip_trainer.data.pack_item import PackSource
+from clip_trainer.data.pack_parquet import ParquetTable, parquet_files
+from clip_trainer.data.pack_table import TextTable
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+def open_input(
+    path: str | Path,
+    columns: Columns | None = None,
+    *,
+    templates: Sequence[str] = (),
+    separator: str | None = None,
+    strict: bool = True,
+) -> PackSource:
+    """Open whatever can be packed.
+
+    A directory is a Parquet table if it holds `.parquet` files, a folder of images with captions if its first image
+    has a `.txt` or `.json` file beside it (and no templates are given), and else has one folder per class.
+
+    Args:
+        path: a `.csv`, `.tsv`, `.jsonl` or `.parquet` table, or a directory.
+        columns: what the columns of a table (or of `.json` files beside images) mean.
+        templates: captions for class folders, with `{}` in the class name's place.
+        separator: of the cells of a `.csv` or `.tsv`.
+        strict: fail at once if a row of a table has no image or no caption.
+
+    Raises:
+        MissingError, SpecError, CorruptError, PermissionDeniedError: see the classes for each kind.
+    """
+    path, columns = Path(path).expanduser(), columns or Columns()
+    if not path.is_dir():
+        if path.suffix.lower() == ".parquet":
+            return ParquetTable([path], columns, strict=strict)
+        return TextTable(path, columns, separator=separator, strict=strict)
+    if files := parquet_files(path):
+        return ParquetTable(files, columns, strict=strict)
+    if not templates and has_sidecars(path):
+        return CaptionedFolder(path, columns)
+    return ClassFolders(path, templates=templates or (DEFAULT_TEMPLATE,))
