@@ -39,6 +39,12 @@ TRAIN_STEP_SECONDS = Metric(
 TRAIN_REPLACED = Metric(
     "clip_train_replaced_samples_total", "counter", "Undecodable samples that were replaced, by reason.", ("reason",)
 )
+TRAIN_SOURCE_SAMPLES = Metric(
+    "clip_train_source_samples_total",
+    "counter",
+    "Samples this rank trained on, by source, where there are several.",
+    ("source",),
+)
 TRAIN_CHECKPOINT_SECONDS = Metric(
     "clip_train_checkpoint_seconds", "histogram", "Seconds training waited for a checkpoint."
 )
@@ -61,6 +67,7 @@ TRAINER_METRICS = (
     TRAIN_RATE,
     TRAIN_STEP_SECONDS,
     TRAIN_REPLACED,
+    TRAIN_SOURCE_SAMPLES,
     TRAIN_CHECKPOINT_SECONDS,
     TRAIN_CHECKPOINT_STEP,
     TRAIN_CHECKPOINT_FAILURES,

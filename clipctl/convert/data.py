@@ -114,8 +114,8 @@ def _location(value: str, purpose: str, command: OpenClipCommand, conversion: Co
             conversion.note(f"--{purpose}-data: {found.group(1)} is read directly, without a subprocess.")
             return found.group(1)
     if value.startswith("pipe:"):
-        conversion.refuse(f"--{purpose}-data {value!r}: give the URL, or set data.allow_pipe and leave it as it is.")
-        return None
+        conversion.set("data.allow_pipe", True)
+        conversion.note(f"--{purpose}-data {value!r} runs in the workers, which need its program; a URL needs none.")
     return value
 
 

@@ -246,6 +246,13 @@ def test_synthetic_samples():
     assert conversion.spec["data"] == {"train": "synthetic:1000", "epoch_samples": 960, "threads": 4}
 
 
+def test_other_commands_are_run_if_they_stand_in_the_command():
+    conversion = train_on("--train-data 'pipe:gsutil cat gs://b/{0..9}.tar'")
+    assert conversion.spec["data"]["train"] == "pipe:gsutil cat gs://b/{0..9}.tar"
+    assert conversion.spec["data"]["allow_pipe"] is True
+    assert any("a URL needs none" in note for note in conversion.notes)
+
+
 def test_several_sources_are_one_shuffled_set():
     assert train_on("--train-data 'a/{0..3}.tar::pipe:cat b.tar'").spec["data"]["train"] == "a/{0..3}.tar::b.tar"
     assert train_on("--train-data d --val-data a.tar::b.tar").spec["eval"]["retrieval"]["data"] == "a.tar::b.tar"
@@ -357,7 +364,6 @@ def test_single_flags(flags, path, value):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        ("--train-data 'pipe:gsutil cat gs://b/{0..9}.tar'", "pipe"),
         ("--train-data d --use-bn-sync", "--use-bn-sync"),
         ("--train-data d --use-bnb-linear SwitchBackLinearGlobal", "bitsandbytes"),
         ("--dataset-type synthetic", "--train-num-samples"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from clip_trainer.data.block_store import BlockStore
 from clip_trainer.data.index import Dataset, open_dataset
 from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.location import ALLOW_PIPE
 from clip_trainer.data.samples import SampleSet
+from clip_trainer.data.source_cached import CachedSource
 from clip_trainer.data.synthetic import SyntheticSamples
 from clip_trainer.data.table import TableSamples
 from clipctl.contract.errors import CorruptError
-from clipctl.contract.sections import ColumnsSection, DataSection, SourceSection
+from clipctl.contract.sections import ColumnsSection, DataSection, SourceSection, quantity_bytes
 from clipctl.contract.sections.sources import SYNTHETIC, is_synthetic, is_table
 
 Description = dict[str, Any]
@@ -25,10 +30,12 @@ class Opener:
 
     Attributes:
         columns: of tables.
+        cache: for blocks of remote shards.
         image_size: height and width of the model's images; asked only if synthetic samples are opened.
     """
 
     columns: ColumnsSection = field(default_factory=ColumnsSection)
+    cache: BlockStore | None = None
     image_size: Callable[[], tuple[int, int]] = lambda: (224, 224)
 
     def open(self, source: SourceSection) -> SampleSet:
@@ -41,7 +48,7 @@ class Opener:
             return SyntheticSamples(int(source.url.removeprefix(SYNTHETIC)), self.image_size())
         if is_table(source.url):
             return TableSamples(source.url, self.columns)
-        return open_dataset(source.url)
+        return self._cached(open_dataset(source.url, name=source.index))
 
     def attach(self, source: SourceSection, description: Description) -> SampleSet:
         """Open a source as another rank has described it.
@@ -60,11 +67,28 @@ class Opener:
 
     def _attached(self, source: SourceSection, description: Description) -> SampleSet:
         if "index" in description:
-            return Dataset.attach(source.url, description["index"].encode())
+            return self._cached(Dataset.attach(source.url, description["index"].encode()))
         if "image_size" in description:
             height, width = description["image_size"]
             return SyntheticSamples(int(source.url.removeprefix(SYNTHETIC)), (height, width))
         return TableSamples(source.url, self.columns)
+
+    def _cached(self, dataset: Dataset) -> Dataset:
+        if self.cache is None or not dataset.remote:
+            return dataset
+        return replace(dataset, source=CachedSource(dataset.source, self.cache))
+
+
+def opener_of(data: DataSection, image_size: Callable[[], tuple[int, int]] = lambda: (224, 224)) -> Opener:
+    """How the sources of a run are opened.
+
+    Raises:
+        CannotCreateError: the directory of the cache cannot be used.
+    """
+    if data.allow_pipe:
+        os.environ[ALLOW_PIPE] = "1"  # of this process alone; `parse_location` asks for it
+    cache = data.cache and BlockStore(Path(data.cache.path).expanduser(), quantity_bytes(data.cache.size))
+    return Opener(data.columns or ColumnsSection(), cache, image_size)
 
 
 def describe(samples: SampleSet) -> Description:
@@ -79,5 +103,5 @@ def describe(samples: SampleSet) -> Description:
 
 def open_training_data(data: DataSection) -> JoinedSamples:
     """All sources of a run, opened in this process alone. Raises what `Opener.open` raises."""
-    opener = Opener(data.columns or ColumnsSection())
+    opener = opener_of(data)
     return JoinedSamples([opener.open(source) for source in data.sources])

@@ -22,7 +22,7 @@ class TableImages:
     def __init__(self, root: str) -> None:
         self._root = root.removeprefix(_FILE)
         self._sources: dict[str, Source] = {}
-        self._local = SourceCounters()
+        self._own = SourceCounters()  # bytes of all files, requests for local ones
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes | None:
@@ -44,10 +44,14 @@ class TableImages:
     def snapshot(self) -> dict[str, int]:
         """See `samples.SampleReader`."""
         with self._lock:
-            counters = [self._local, *(source.counters for source in self._sources.values())]
-        names = ("bytes_read", "requests", "retries")
-        counts = {name: sum(getattr(counter, name) for counter in counters) for name in names}
-        return {**counts, "cache_hits": 0, "cache_misses": 0}
+            remote = [source.counters for source in self._sources.values()]
+        return {
+            "bytes_read": self._own.bytes_read,
+            "requests": self._own.requests + sum(counters.requests for counters in remote),
+            "retries": sum(counters.retries for counters in remote),
+            "cache_hits": 0,
+            "cache_misses": 0,
+        }
 
     def _load(self, address: str) -> bytes | None:
         scheme, _, rest = address.partition("://")
@@ -58,9 +62,11 @@ class TableImages:
                 self._sources[base] = open_source(Location(scheme, base, None))
             source = self._sources[base]
         try:
-            return source.load(path)
+            data = source.load(path)
         except (MissingError, CorruptError):  # corrupt: a name that leads out of the place, such as one with `..`
             return None
+        self._own.add(bytes_read=len(data))
+        return data
 
     def _read_file(self, path: Path) -> bytes | None:
         try:
@@ -71,5 +77,5 @@ class TableImages:
             raise PermissionDeniedError(f"{path} may not be read.", hint="Check the owner and mode.") from None
         except OSError as error:
             raise UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Check the disk.") from None
-        self._local.add(requests=1, bytes_read=len(data))
+        self._own.add(requests=1, bytes_read=len(data))
         return data

@@ -8,6 +8,7 @@ from typing import Any
 
 from clip_trainer.data.batch import Batch
 from clip_trainer.train.run import Run
+from clip_trainer.train.sources import record_sources
 from clip_trainer.train.step import StepResult
 from clipctl.contract import metric_names
 
@@ -27,6 +28,7 @@ def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -
         gradient_norm=finite(result.gradient_norm),
         replaced=result.replaced,
         world=run.group.world,
+        **record_sources(run, batch),
         **({"skipped": result.skipped} if result.skipped is not None else {}),
     )
     if result.replaced:  # the same on every rank, so all of them come here

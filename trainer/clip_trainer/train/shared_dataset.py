@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.opening import Opener, describe
+from clip_trainer.data.opening import Opener, describe, opener_of
 from clip_trainer.data.samples import SampleSet
 from clip_trainer.train.build import image_size_of
 from clip_trainer.train.group import Group
@@ -14,7 +14,7 @@ from clipctl.contract.spec import RunSpec
 
 def share_training_data(spec: RunSpec, group: Group) -> JoinedSamples:
     """Open the sources of a run on every rank, see `share_dataset`. Collective."""
-    opener = Opener(spec.data.columns or ColumnsSection(), lambda: image_size_of(spec.model))
+    opener = opener_of(spec.data, lambda: image_size_of(spec.model))
     return JoinedSamples([share_dataset(source, opener, group) for source in spec.data.sources])
 
 

@@ -1,0 +1,34 @@
+"""Which sources a run's samples come from, counted."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+
+from clip_trainer.data.batch import Batch
+from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.order import I64
+from clip_trainer.train.run import Run
+from clipctl.contract import metric_names
+
+
+def record_sources(run: Run, batch: Batch) -> dict[str, list[int]]:
+    """Count the samples of a batch by source: this rank's in its metrics, those of all ranks as fields of the ledger.
+
+    Returns:
+        `sources`: one number for each source, equal on every rank; nothing where there is only one source.
+    """
+    if len(run.dataset.parts) == 1:
+        return {}
+    for part, count in zip(run.dataset.parts, by_source(run.dataset, batch.sample_ids.astype(np.int64)), strict=True):
+        run.metrics[metric_names.TRAIN_SOURCE_SAMPLES].labels(part.url).inc(count)
+    ids = run.order.sample_ids(batch.position_start, batch.position_end - batch.position_start)
+    return {"sources": by_source(run.dataset, ids)}
+
+
+def by_source(samples: JoinedSamples, ids: I64) -> list[int]:
+    """How many of these samples each source has."""
+    borders = np.array(list(accumulate(samples.samples)), np.int64)
+    owners = np.searchsorted(borders, ids, side="right")
+    return [int(count) for count in np.bincount(owners, minlength=len(borders))]
