@@ -46,9 +46,8 @@ def main() -> None:
 
 
 def show_opening(largest: int) -> None:
-    print(
-        f"{'samples':>12} {'shards':>10} {'open':>9} {'order':>9} {'batch':>9} {'resume':>9} {'all':>9} {'CPU':>9} {'RSS':>9}"
-    )
+    titles = ("open", "order", "batch", "resume", "all", "CPU", "RSS")
+    print(f"{'samples':>12} {'shards':>10} {' '.join(f'{title:>9}' for title in titles)}")
     size = 1000
     while size <= largest:
         with tempfile.TemporaryDirectory() as directory:

@@ -10,6 +10,7 @@ from clipctl.commands.data.options import IndexName, Threads, Url, progress_line
 from clipctl.commands.options import Json
 
 if TYPE_CHECKING:
+    from clip_trainer.data.index_rules import SampleRules
     from clip_trainer.data.index_update import IndexUpdate
 
 
@@ -37,7 +38,7 @@ def index(
         str | None,
         typer.Option(
             metavar="refuse|keep",
-            help="A key or suffix that comes again: refuse the shard (default), or begin a new sample as OpenCLIP does.",
+            help="A key or suffix that comes again: refuse (default), or begin a new sample as OpenCLIP does.",
         ),
     ] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged shards out.")] = False,
@@ -50,21 +51,19 @@ def index(
     Shards that are unchanged since they were indexed are not read again. The rules for the samples to list are kept in
     the index: run without any of them, it keeps those it has.
     """
-    from clip_trainer.data.index_rules import SampleRules, parse_where
+    from clip_trainer.data.index_rules import parse_where
     from clip_trainer.data.index_update import IndexOptions, index_dataset
     from clipctl.output import say, say_json
 
-    given: dict[str, Any] = {
-        "needs": tuple(need or ()) or None,
-        "min_side": min_side,
-        "max_aspect": max_aspect,
-        "min_caption": min_caption,
-        "max_caption": max_caption,
-        "where": parse_where(where or ()) or None,
-        "duplicates": duplicates,
-    }
-    given = {field: value for field, value in given.items() if value is not None}
-    rules = SampleRules(**given) if given else None
+    rules = _rules(
+        needs=tuple(need or ()),
+        min_side=min_side,
+        max_aspect=max_aspect,
+        min_caption=min_caption,
+        max_caption=max_caption,
+        where=parse_where(where or ()),
+        duplicates=duplicates,
+    )
     options = IndexOptions(rules, force=force, skip_damaged=skip_damaged, threads=threads)
     with progress_line() as progress:
         update = index_dataset(data, options, name=name, progress=progress)
@@ -72,6 +71,14 @@ def index(
         say_json(_summary(update))
     else:
         say("\n".join(_lines(update)))
+
+
+def _rules(**given: Any) -> SampleRules | None:
+    """The rules that were given; None if there were none, which keeps those of the index."""
+    from clip_trainer.data.index_rules import SampleRules
+
+    given = {field: value for field, value in given.items() if value not in (None, ())}
+    return SampleRules(**given) if given else None
 
 
 def _summary(update: IndexUpdate) -> dict[str, Any]:

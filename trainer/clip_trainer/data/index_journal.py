@@ -6,6 +6,7 @@ that one shard, and its block of rows. A record that was cut off by the interrup
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,29 +20,29 @@ from clip_trainer.data.index_table import IndexedShard, decode_head, encode_head
 from clipctl.contract.errors import CorruptError
 
 _RECORD = struct.Struct("<QQQ")  # bytes of the head, bytes of the block, xxh3-64 of both
-_WORTH_KEEPING = 256 << 20
+WORTH_KEEPING = 256 << 20
+"""Bytes of shards that must have been read before anything is written."""
 
 
 class IndexJournal:
     """Records of the shards that were read; safe to share between threads.
 
-    Nothing is written until shards of `worth_keeping` bytes were read: small sets are quicker read again. A directory
-    that cannot be written is no reason to fail: then there is no journal.
+    Nothing is written at first (`WORTH_KEEPING`): small sets are quicker read again. A directory that cannot be
+    written is no reason to fail: then there is no journal. Records that were not asked for are overwritten.
 
     Args:
         directory: where to keep it.
         base: the data set.
         rules: the rules; other rules give other rows, so they have a journal of their own.
-        worth_keeping: bytes of shards.
     """
 
-    def __init__(self, directory: Path, base: str, rules: SampleRules, *, worth_keeping: int = _WORTH_KEEPING) -> None:
+    def __init__(self, directory: Path, base: str, rules: SampleRules) -> None:
         key = xxhash.xxh3_128_hexdigest(f"{base}\n{rules}".encode())
         self._path = directory / f"{key}.journal"
-        self._worth_keeping = worth_keeping
         self._lock = Lock()
         self._waiting: list[IndexedShard] = []
         self._read_bytes = 0
+        self._whole_bytes = 0  # of the records that were found
         self._file: BinaryIO | None = None
         self._broken = False
 
@@ -51,14 +52,17 @@ class IndexJournal:
             payload = self._path.read_bytes()
         except OSError:
             return {}
-        return {shard.entry.name: shard for shard in _records(payload, str(self._path))}
+        found = {}
+        for shard, self._whole_bytes in _records(payload, str(self._path)):
+            found[shard.entry.name] = shard
+        return found
 
     def add(self, shard: IndexedShard) -> None:
         """Keep a shard that was read."""
         with self._lock:
             self._waiting.append(shard)
             self._read_bytes += shard.entry.bytes
-            if self._read_bytes >= self._worth_keeping and not self._broken:
+            if self._read_bytes >= WORTH_KEEPING and not self._broken:
                 self._write()
 
     def close(self, *, finished: bool) -> None:
@@ -67,7 +71,8 @@ class IndexJournal:
             if self._file is not None:
                 self._file.close()
             if finished:
-                self._path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
 
     def _write(self) -> None:
         payload = b"".join(map(_record, self._waiting))
@@ -76,6 +81,8 @@ class IndexJournal:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("ab")
+                # Behind half a record nothing would be found again.
+                self._file.truncate(self._whole_bytes)
             self._file.write(payload)
             self._file.flush()
         except OSError:
@@ -88,8 +95,8 @@ def _record(shard: IndexedShard) -> bytes:
     return _RECORD.pack(len(head), len(shard.block), xxhash.xxh3_64_intdigest(content)) + content
 
 
-def _records(payload: bytes, where: str) -> Iterator[IndexedShard]:
-    """The whole records, up to the first that is not whole."""
+def _records(payload: bytes, where: str) -> Iterator[tuple[IndexedShard, int]]:
+    """The whole records, up to the first that is not whole, and where each ends."""
     at = 0
     while at + _RECORD.size <= len(payload):
         head_bytes, block_bytes, check = _RECORD.unpack_from(payload, at)
@@ -102,4 +109,4 @@ def _records(payload: bytes, where: str) -> Iterator[IndexedShard]:
             entry = decode_head(content[:head_bytes], where).entry(0)
         except CorruptError:
             return
-        yield IndexedShard(entry, content[head_bytes:])
+        yield IndexedShard(entry, content[head_bytes:]), at
