@@ -11,6 +11,7 @@ Chance is seeded; every request is logged.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import http.server
@@ -19,6 +20,7 @@ import re
 import socket
 import ssl
 import struct
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,13 +61,14 @@ class FaultServer:
         objects: content by path, if there is no upstream.
         ranges: whether its own objects are served in ranges.
         requests: all that arrived, in order.
+        connections: how many were made.
         sent: bytes of bodies that were sent.
     """
 
     def __init__(self, objects: dict[str, bytes], upstream: str | None, seed: int, tls: ssl.SSLContext | None) -> None:
         self.objects, self.ranges = objects, True
         self.requests: list[Request] = []
-        self.sent = 0
+        self.connections = self.sent = 0
         self.stopped = threading.Event()
         self._fetch: Callable[[Request], Answer] = self._own if upstream is None else _forwarded_to(upstream)
         self._rules: list[Rule] = []
@@ -109,10 +112,11 @@ class FaultServer:
             answer = fault(request, answer, self._chance)
         return answer
 
-    def count(self, sent: int) -> None:
-        """Note bytes of a body that were sent."""
+    def count(self, *, sent: int = 0, connections: int = 0) -> None:
+        """Note what happened."""
         with self._lock:
             self.sent += sent
+            self.connections += connections
 
     def start(self) -> None:
         """Begin to answer."""
@@ -191,6 +195,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def setup(self) -> None:
+        """A new connection."""
+        self.owner.count(connections=1)
+        super().setup()
+
     def handle_one_request(self) -> None:
         """Any method is answered in the same way."""
         self.raw_requestline = self.rfile.readline(65537)
@@ -215,7 +224,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for start in range(0, len(good), _PIECE):
             piece = good[start : start + _PIECE]
             self.wfile.write(piece)
-            self.owner.count(len(piece))
+            self.owner.count(sent=len(piece))
             if answer.rate:
                 time.sleep(len(piece) / answer.rate)
         self.wfile.flush()
@@ -236,11 +245,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _drained(self) -> None:
         """Wait until the client's kernel has what was sent: RST makes this side drop what is still on its way."""
-        outstanding = struct.Struct("i")
-        import fcntl
-        import termios
-
-        while outstanding.unpack(fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)))[0]:
+        while struct.unpack("i", fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)))[0]:
             time.sleep(0.001)
 
 

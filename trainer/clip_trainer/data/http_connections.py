@@ -94,7 +94,7 @@ class ConnectionPool:
             return _Lease(self._resting, origin, secure)
         plain = http.client.HTTPConnection(*place, timeout=timeout)
         if proxy:
-            return _Lease(self._resting, origin, plain, f"http://{host}:{port}", proxy.headers)
+            return _Lease(self._resting, origin, plain, f"http://{url.netloc}", proxy.headers)
         return _Lease(self._resting, origin, plain)
 
     def _context(self) -> ssl.SSLContext:

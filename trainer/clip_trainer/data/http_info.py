@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http.client import HTTPMessage
 
 from clip_trainer.data.http_client import HttpClient, Request
 from clip_trainer.data.http_errors import nonsense
@@ -33,8 +34,16 @@ def object_info(client: HttpClient, request: Request, name: str) -> ObjectInfo:
     except (PermissionDeniedError, SpecError):
         # What is wrong stands in the document of an error, and answers to HEAD have none.
         headers = client.headers(by_byte)
-    match = _WHOLE_SIZE.fullmatch(headers.get("Content-Range", ""))
-    size = match.group(1) if match else headers.get("Content-Length", "")
-    if not size.isdecimal():
+    size = _size(headers)
+    if size is None:
         raise nonsense(request.what, "the server does not tell its size")
-    return ObjectInfo(name, int(size), strong_etag(headers.get("ETag")))
+    return ObjectInfo(name, size, strong_etag(headers.get("ETag")))
+
+
+def _size(headers: HTTPMessage) -> int | None:
+    """The size of the whole object, whether all of it or a range was answered."""
+    if "Content-Range" in headers:
+        match = _WHOLE_SIZE.fullmatch(headers["Content-Range"])
+        return int(match.group(1)) if match else None
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
