@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from clip_trainer.data.index import build_index
 from clip_trainer.data.index_store import save_index
-from clip_trainer.data.location import parse_location
+from clip_trainer.data.location import Location, parse_location
 from clip_trainer.data.progress import Progress
-from clip_trainer.data.shard_record import ShardRecord, find_record
+from clip_trainer.data.shard_record import RECORD_NAME, ShardRecord, find_record
 from clip_trainer.data.shard_writer import Producer, WriteOptions, write_shards
 from clip_trainer.data.source import Source, open_source
 from clipctl.contract.errors import MissingError, SpecError
@@ -56,6 +57,7 @@ def write_set(
         raise SpecError(f"Cannot write shards into {out}.", hint="Give a directory.")
     if not len(producer):
         raise MissingError("There is nothing to pack.")
+    _sweep(location)
     sink = open_source(location)
     decisive = {
         **producer.options,
@@ -74,6 +76,14 @@ def write_set(
         resumed=found.position,
         complete=found.finished,
     )
+
+
+def _sweep(location: Location) -> None:
+    """Remove the temporary files that a killed process left in a directory; stores keep no halves of objects."""
+    if location.scheme == "":
+        for pattern in (".shard-*.*", ".index*.*", ".classes.json.*", f".{RECORD_NAME}.*"):
+            for path in Path(location.base).glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def _written(
