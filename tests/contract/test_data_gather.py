@@ -1,6 +1,7 @@
 """Gathering from real servers on the loopback interface that do what servers of the web do, and being killed at it."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from clip_trainer.data.gather import GatherOptions, gather
 from clip_trainer.data.gather_fetch import Acceptance
 from clip_trainer.data.gather_http import Limits
 from clip_trainer.data.gather_retry import RetryRule
+from clip_trainer.data.image_resize import Resize
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import CannotCreateError, MissingError, SpecError
@@ -66,14 +68,20 @@ def results(out):
 
 
 def samples(out):
-    shards = sorted(map(str, out.glob("*.tar")))
-    return list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False)) if shards else []
+    """webdataset's own reading; files are opened here because it leaves them to the garbage collector."""
+    found = []
+    for path in sorted(out.glob("*.tar")):
+        with path.open("rb") as stream:
+            files = webdataset.tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+            found += list(webdataset.tariterators.group_by_keys(files))
+    return found
 
 
 def content(out):
     """Everything in a directory byte by byte, but of the index (which knows times of files) what it identifies."""
     files = (path for path in sorted(out.iterdir()) if not path.name.startswith(("index", ".")))
-    return {path.name: path.read_bytes() for path in files} | {"index": open_dataset(str(out), build=False).identity}
+    found = {path.name: path.read_bytes() for path in files}
+    return found | {"index": open_dataset(str(out), build=False).identity.encode()}
 
 
 def bomb(width, height):
@@ -106,7 +114,7 @@ WEB = {
     "/huge": (Page(bytes(70_000)), "too-large", 1),
     "/html": (Page(b"<html>please log in</html>", headers={"Content-Type": "image/png"}), "not-an-image", 1),
     "/empty": (Page(b""), "not-an-image", 1),
-    "/gif": (Page(b"GIF89a" + bytes(20)), "unsupported-format", 1),
+    "/gif": (Page(b"GIF89a\x08\0\x08\0" + bytes(20)), "unsupported-format", 1),
     "/bomb": (Page(bomb(60_000, 60_000)), "too-many-pixels", 1),
     "/broken": (Page(GOOD[:20]), "broken-image", 1),
     "/loop": (Page(status=302, headers={"Location": "/loop"}), "redirect", 6),
@@ -225,6 +233,22 @@ def test_opt_outs_can_be_chosen(server, tmp_path):
     assert summary.images == 1
 
 
+def test_images_can_be_made_smaller_on_the_way(server, tmp_path):
+    large, small = png(3, size=64), png(4)
+    server.pages = {"/large.png": Page(large), "/small.png": Page(small), "/bad.png": Page(large[:99])}
+    urls = [f"{server.url}/{name}.png" for name in ("large", "small", "bad")]
+    _, rows = run(tmp_path, urls, acceptance=Acceptance(resize=Resize(16)))
+    assert [(row["status"], row["width"]) for row in rows] == [("ok", "16"), ("ok", "8"), ("broken-image", "")]
+    resized, kept = samples(tmp_path / "out")
+    described = json.loads(resized["json"])
+    assert (described["width"], described["original_width"]) == (16, 64)
+    assert described["sha256"] == hashlib.sha256(large).hexdigest()
+    assert resized["jpg"].startswith(b"\xff\xd8")
+    assert kept["png"] == small
+    with pytest.raises(CannotCreateError, match="resize"):
+        run(tmp_path, urls)
+
+
 def test_strange_rows(server, tmp_path):
     server.pages = {f"/{number}.png": Page(png(number)) for number in range(3)} | {"/b%C3%BC%20x.png": Page(png(7))}
     table = tmp_path / "table.tsv"
@@ -272,7 +296,7 @@ def test_a_finished_place_is_left_as_it_is(server, tmp_path):
     assert not server.asked
     assert content(tmp_path / "out") == before
     assert (again.fetched, again.images, again.failures) == (0, first.images, first.failures)
-    assert again.index_digest == first.index_digest
+    assert again.identity == first.identity
 
 
 def test_failed_rows_are_fetched_again_on_demand_and_no_others(server, tmp_path):

@@ -10,12 +10,12 @@ from clip_trainer.data.gather_crew import Crew
 from clip_trainer.data.gather_errors import GatherError, of_status
 from clip_trainer.data.gather_fetch import MAX_REDIRECTS, Fetched, Moved
 from clip_trainer.data.gather_hosts import HostQueue
-from clip_trainer.data.gather_image import ImageFacts
 from clip_trainer.data.gather_retry import RetryRule
 from clip_trainer.data.gather_shard import GatheringShard
 from clip_trainer.data.gather_table import Row
+from clip_trainer.data.pack_image import StoredImage
 
-IMAGE = Fetched(png(1), ImageFacts("png", 8, 8))
+IMAGE = Fetched(StoredImage("png", png(1), (8, 8), (8, 8)), "digest")
 PATIENT = RetryRule(retries=2, base=0.0)
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from clip_trainer.data.gather_errors import GatherError
-from clip_trainer.data.gather_image import MAX_PIXELS, ImageFacts, inspect_image
-from clipctl.contract.errors import MissingError
+from clip_trainer.data.gather_image import checked_image
+from clip_trainer.data.image_resize import MAX_PIXELS, Resize
+from clip_trainer.data.pack_image import StoredImage
 
 
 def encoded(kind, size=(20, 10)):
@@ -33,7 +34,7 @@ def huge_png(width, height):
 
 def reason(data, **options):
     with pytest.raises(GatherError) as caught:
-        inspect_image(data, **options)
+        checked_image(data, **options)
     assert not caught.value.transient
     assert caught.value.code == 200
     return caught.value.reason
@@ -41,7 +42,8 @@ def reason(data, **options):
 
 @pytest.mark.parametrize(("kind", "suffix"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
 def test_images_are_known_by_their_content(kind, suffix):
-    assert inspect_image(encoded(kind)) == ImageFacts(suffix, 20, 10)
+    data = encoded(kind)
+    assert checked_image(data) == StoredImage(suffix, data, (20, 10), (20, 10))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO", "AVIF"])
@@ -71,10 +73,10 @@ def test_a_header_that_is_damaged(kind):
 
 def test_pixels_are_counted_before_anything_is_decoded():
     assert reason(huge_png(100_000, 100_000)) == "too-many-pixels"
-    assert inspect_image(huge_png(9000, 9000)) == ImageFacts("png", 9000, 9000)
+    assert checked_image(huge_png(9000, 9000)).size == (9000, 9000)
     assert reason(huge_png(9000, 9000), max_pixels=80_999_999) == "too-many-pixels"
     assert reason(encoded("JPEG"), max_pixels=199) == "too-many-pixels"
-    assert inspect_image(encoded("JPEG"), max_pixels=200).width == 20
+    assert checked_image(encoded("JPEG"), max_pixels=200).size == (20, 10)
 
 
 def test_images_without_pixels():
@@ -87,8 +89,28 @@ def test_the_limit_is_that_of_training():
     assert MAX_PIXELS == OF_TRAINING
 
 
-def test_without_pillow_it_is_said(monkeypatch):
-    data = encoded("PNG")
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingError, match="needs Pillow"):
-        inspect_image(data)
+def test_larger_images_are_made_smaller_and_others_stay():
+    large = checked_image(encoded("PNG", (80, 40)), resize=Resize(20))
+    assert (large.suffix, large.size, large.original) == ("jpg", (40, 20), (80, 40))
+    with Image.open(io.BytesIO(large.data)) as image:
+        assert (image.format, image.size) == ("JPEG", (40, 20))
+    small = encoded("PNG", (20, 10))
+    assert checked_image(small, resize=Resize(20)) == StoredImage("png", small, (20, 10), (20, 10))
+
+
+def test_other_formats_are_converted_where_images_are_encoded_anyway():
+    found = checked_image(encoded("GIF"), resize=Resize(64))
+    assert (found.suffix, found.size) == ("jpg", (20, 10))
+    assert reason(encoded("TIFF"), resize=Resize(64)) == "unsupported-format"
+
+
+def test_an_image_that_cannot_be_made_smaller():
+    assert reason(encoded("PNG", (300, 300))[:90], resize=Resize(20)) == "broken-image"
+    assert reason(huge_png(9000, 9000), resize=Resize(20), max_pixels=100) == "too-many-pixels"
+
+
+def test_images_are_checked_without_an_image_library(monkeypatch):
+    data = encoded("WEBP")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "PIL"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert checked_image(data).suffix == "webp"

@@ -83,8 +83,8 @@ def test_the_tally_tells_the_rate_and_the_most_frequent_reasons():
         tally.count(status, size)
     last = events[-1]
     assert (last.stage, last.done, last.total, last.bytes_done) == ("gather", 7, 10, 400)
-    assert last.item == "0.5 images/s, failed: timeout 2, http-404 1"
-    assert events[0].item == "0.2 images/s, failed: http-404 1"
+    assert last.item == "(0.5 images/s; failed: timeout 2, http-404 1)"
+    assert events[0].item == "(0.2 images/s; failed: http-404 1)"
     assert (tally.images, tally.fetched) == (4, 4)
     assert list(tally.failures.items()) == [("timeout", 2), ("http-404", 1)]
 
@@ -94,7 +94,7 @@ def test_the_tally_shows_the_first_few_reasons_only():
     tally = GatherTally(9, events.append)
     for reason in ("a", "b", "c", "d", "e"):
         tally.count(reason, 0)
-    assert events[-1].item.endswith("failed: a 1, b 1, c 1, d 1")
+    assert events[-1].item.endswith("failed: a 1, b 1, c 1, d 1)")
     quiet = GatherTally(1, None)
     quiet.count("ok", 1)
     assert quiet.images == 1

@@ -10,15 +10,19 @@ import pytest
 
 from clip_testkit.shards import png
 from clip_trainer.data.gather_errors import GatherError, of_status
-from clip_trainer.data.gather_image import ImageFacts
 from clip_trainer.data.gather_record import RECORD_NAME, claim
 from clip_trainer.data.gather_shard import GatheringShard
 from clip_trainer.data.gather_table import Row
+from clip_trainer.data.pack_image import StoredImage
 from clip_trainer.data.source_local import LocalSource
 from clipctl.contract.errors import CannotCreateError, CorruptError
 
 ROWS = [Row(number, f"http://a.test/{number}.png", f"Bild {number}, größer") for number in range(20, 24)]
-FACTS = ImageFacts("png", 8, 8)
+
+
+def image(number):
+    """An image as it is added, and the digest of the larger file it was made from."""
+    return StoredImage("png", png(number), (8, 8), (80, 80)), hashlib.sha256(b"%d" % number).hexdigest()
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def fill(shard, order):
         if number == 2:
             shard.add_failure(row, of_status(404))
         else:
-            shard.add_image(row, png(row.number), FACTS)
+            shard.add_image(row, *image(row.number))
 
 
 def test_the_order_of_arrival_leaves_no_trace(make):
@@ -67,9 +71,11 @@ def test_samples_are_what_webdataset_reads(make):
         "url": "http://a.test/21.png",
         "caption": "Bild 21, größer",
         "status": "ok",
-        "sha256": hashlib.sha256(png(21)).hexdigest(),
+        "sha256": hashlib.sha256(b"21").hexdigest(),
         "width": 8,
         "height": 8,
+        "original_width": 80,
+        "original_height": 80,
     }
 
 
@@ -102,9 +108,9 @@ def test_what_an_earlier_run_fetched_is_kept_and_only_the_rest_is_missing(make):
     fill(first, range(4))
     later.keep(first.results(), first.archive())
     assert later.missing() == [ROWS[2]]
-    later.add_image(ROWS[2], png(22), FACTS)
+    later.add_image(ROWS[2], *image(22))
     for row in ROWS:
-        whole.add_image(row, png(row.number), FACTS)
+        whole.add_image(row, *image(row.number))
     assert later.archive() == whole.archive()
     assert later.results() == whole.results()
 
@@ -113,19 +119,19 @@ def test_a_sample_that_the_results_do_not_know_is_fetched_again(make):
     """The last run was killed between a shard and its results."""
     whole, later = make(), make()
     for row in ROWS:
-        whole.add_image(row, png(row.number), FACTS)
+        whole.add_image(row, *image(row.number))
     older = make()
     fill(older, range(4))
     later.keep(older.results(), whole.archive())
     assert later.missing() == [ROWS[2]]
-    later.add_image(ROWS[2], png(22), FACTS)
+    later.add_image(ROWS[2], *image(22))
     assert later.archive() == whole.archive()
 
 
 def test_captions_that_are_no_unicode_text_are_stored_all_the_same(make):
     row = Row(0, "http://a.test/\udcff", "half a \ud83d pair")
     shard = make([row])
-    shard.add_image(row, png(0), FACTS)
+    shard.add_image(row, *image(0))
     with tarfile.open(fileobj=io.BytesIO(shard.archive())) as tar:
         assert tar.extractfile("000000000.txt").read() == b"half a ? pair"
         assert json.load(tar.extractfile("000000000.json"))["caption"] == "half a ? pair"

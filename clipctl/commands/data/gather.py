@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from clipctl.commands.data.options import progress_line
+from clipctl.commands.data.writeoptions import Mode, Quality, ResizeTo, resize_option
 from clipctl.commands.options import Json
 
 
@@ -34,6 +35,9 @@ def gather(
     ] = 2,
     max_bytes: Annotated[int, typer.Option(min=1, help="Larger files are not taken.")] = 32 << 20,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not taken.")] = 89_478_485,
+    resize: ResizeTo = None,
+    resize_mode: Mode = "shortest",
+    quality: Quality = 95,
     opt_out: Annotated[
         str, typer.Option(metavar="DIRECTIVES", help="Directives of X-Robots-Tag that keep an image out.")
     ] = "noai,noimageai,noindex,noimageindex",
@@ -63,6 +67,7 @@ def gather(
     from clipctl.output import say, say_json, size
 
     directives = frozenset(word.strip().lower() for word in opt_out.split(",")) - {""}
+    smaller = resize_option(resize, resize_mode, quality)
     options = GatherOptions(
         columns=TableColumns(url_column, caption_column),
         rows_per_shard=rows_per_shard,
@@ -70,7 +75,7 @@ def gather(
         per_host=per_host,
         host_delay=host_delay,
         limits=Limits(connect_timeout, read_timeout, total_timeout),
-        acceptance=Acceptance(max_bytes, max_pixels, directives),
+        acceptance=Acceptance(max_bytes, max_pixels, smaller, directives),
         retry=RetryRule(retries),
         contact=contact,
         allow_private=allow_private,

@@ -27,13 +27,13 @@ from clip_trainer.data.gather_results import Result, from_csv, results_name, to_
 from clip_trainer.data.gather_retry import RetryRule
 from clip_trainer.data.gather_shard import GatheringShard
 from clip_trainer.data.gather_table import USUAL_COLUMNS, Row, TableColumns, read_rows, survey
-from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.index_format import ShardIndex
-from clip_trainer.data.location import INDEX_NAME, parse_location
+from clip_trainer.data.image_resize import prepare_pillow
+from clip_trainer.data.index_update import index_dataset
+from clip_trainer.data.location import parse_location
 from clip_trainer.data.progress import Progress
 from clip_trainer.data.shard_record import shard_name
 from clip_trainer.data.source import Source, open_source
-from clipctl.contract.errors import CorruptError, MissingError, SpecError
+from clipctl.contract.errors import MissingError, SpecError
 
 AGENT = "clipctl"
 """The product token that robots.txt files and opt-outs call us by."""
@@ -70,7 +70,7 @@ class GatherSummary:
     fetched: int  # rows that this run dealt with
     shards: int
     bytes: int
-    index_digest: str
+    identity: str  # digest of the content
 
 
 def gather(
@@ -94,7 +94,11 @@ def gather(
         raise SpecError(f"Cannot gather into {out}.", hint="Give a directory.")
     found = survey(table, options.columns)
     sink = open_source(location)
-    claim(sink, {"table": found.digest, "rows": found.rows, "rows_per_shard": options.rows_per_shard})
+    resize = options.acceptance.resize
+    if resize is not None:
+        prepare_pillow()
+    decisive = {"rows_per_shard": options.rows_per_shard, "resize": resize and resize.options()}
+    claim(sink, {"table": found.digest, "rows": found.rows, **decisive})
     tally = GatherTally(found.rows, progress)
     shards = _unfinished(sink, _pieces(table, options), -(-found.rows // options.rows_per_shard), options, tally)
     with ThreadPoolExecutor(_UPLOADS) as pool, _crew(options, tally) as crew:
@@ -102,7 +106,7 @@ def gather(
     if not tally.images:
         reasons = ", ".join(f"{number} {reason}" for reason, number in tally.failures.items())
         raise MissingError(f"No image of {table} could be had ({reasons}).", hint=f"{out} says why, row by row.")
-    index = _index(sink, out, tally, progress)
+    index = index_dataset(out, source=sink, progress=progress).index
     return GatherSummary(
         out=out,
         rows=found.rows,
@@ -111,7 +115,7 @@ def gather(
         fetched=tally.fetched,
         shards=len(index.shards),
         bytes=index.total_bytes,
-        index_digest=index.digest,
+        identity=index.identity,
     )
 
 
@@ -183,16 +187,3 @@ def _publish(sink: Source, shard: GatheringShard) -> None:
         sink.save(shard_name(shard.number), archive)
     sink.save(results_name(shard.number), to_csv(shard.results()))
     shard.close()
-
-
-def _index(sink: Source, out: str, tally: GatherTally, progress: Progress | None) -> ShardIndex:
-    """The index of the shards, built unless there is one and it still fits."""
-    if not tally.fetched and sink.info_many([INDEX_NAME]):
-        try:
-            index = open_dataset(out, build=False).index
-        except (MissingError, CorruptError):
-            index = None
-        # An interrupted run may have replaced a shard by one of the same size: tars are padded.
-        if index is not None and index.samples == tally.images:
-            return index
-    return index_dataset(out, force=True, progress=progress).index

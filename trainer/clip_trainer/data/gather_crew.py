@@ -152,12 +152,12 @@ class Crew:
                 self._hosts.slow_down(host, delay)
             outcome = self._fetcher.fetch(job.url)
             if isinstance(outcome, Fetched):
-                job.shard.add_image(job.row, outcome.data, outcome.facts)
+                job.shard.add_image(job.row, outcome.image, outcome.sha256)
         except GatherError as error:
             outcome = error
         with self._lock:
             if isinstance(outcome, Fetched):
-                self._on_done(OK, len(outcome.data))
+                self._on_done(OK, len(outcome.image.data))
                 self._result_added.notify()
             elif isinstance(outcome, Moved):
                 self._follow(job, outcome.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,9 +10,11 @@ from urllib.parse import urlsplit
 
 from clip_trainer.data.gather_errors import GatherError
 from clip_trainer.data.gather_http import WebClient
-from clip_trainer.data.gather_image import MAX_PIXELS, ImageFacts, inspect_image
+from clip_trainer.data.gather_image import checked_image
 from clip_trainer.data.gather_optout import DIRECTIVES, HEADER, opt_out
 from clip_trainer.data.gather_robots import Robots
+from clip_trainer.data.image_resize import MAX_PIXELS, Resize
+from clip_trainer.data.pack_image import StoredImage
 
 MAX_REDIRECTS = 5
 _ROBOTS_BYTES = 500 * 1024  # that much of a robots.txt must be read, says RFC 9309
@@ -20,8 +23,8 @@ _ROBOTS_BYTES = 500 * 1024  # that much of a robots.txt must be read, says RFC 9
 class Fetched(NamedTuple):
     """An image."""
 
-    data: bytes
-    facts: ImageFacts
+    image: StoredImage
+    sha256: str  # of the file as it came
 
 
 class Moved(NamedTuple):
@@ -32,10 +35,11 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Which images are taken."""
+    """Which images are taken, and how."""
 
     max_bytes: int = 32 << 20
     max_pixels: int = MAX_PIXELS
+    resize: Resize | None = None  # how larger ones are made smaller
     opt_out: Collection[str] = DIRECTIVES  # directives of `X-Robots-Tag` that keep an image out
 
 
@@ -72,7 +76,8 @@ class ImageFetcher:
             if directive := opt_out(answer.header(HEADER), self._token, self._acceptance.opt_out):
                 raise GatherError("opt-out", f"{HEADER}: {directive}", code=answer.status)
             data = answer.body(self._acceptance.max_bytes)
-        return Fetched(data, inspect_image(data, self._acceptance.max_pixels))
+        image = checked_image(data, self._acceptance.max_pixels, self._acceptance.resize)
+        return Fetched(image, hashlib.sha256(data).hexdigest())
 
     def _robots_text(self, url: str) -> bytes:
         """The content of a robots.txt, wherever redirects lead."""

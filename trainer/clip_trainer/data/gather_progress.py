@@ -57,4 +57,4 @@ class GatherTally:
     def _text(self) -> str:
         rate = self._images / max(self._clock() - self._began, 1e-3)
         shown = ", ".join(f"{reason} {number}" for reason, number in list(self.failures.items())[:_REASONS_SHOWN])
-        return f"{rate:.1f} images/s" + (f", failed: {shown}" if shown else "")
+        return f"({rate:.1f} images/s" + (f"; failed: {shown})" if shown else ")")

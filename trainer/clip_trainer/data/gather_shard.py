@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tempfile
@@ -11,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from clip_trainer.data.gather_errors import OK, GatherError
-from clip_trainer.data.gather_image import ImageFacts
 from clip_trainer.data.gather_results import Result, failed, key_of
 from clip_trainer.data.gather_table import Row
 from clip_trainer.data.grouping import split_name
+from clip_trainer.data.pack_image import StoredImage
 from clip_trainer.data.shard_record import shard_name
 from clip_trainer.data.shard_tar import TarBuffer, members_bytes
 from clip_trainer.data.tar import TarReader
@@ -54,12 +53,18 @@ class GatheringShard:
             if key in good:
                 self._store(good[key], members_bytes(members))
 
-    def add_image(self, row: Row, data: bytes, facts: ImageFacts) -> None:
-        """A row's image has arrived."""
-        members = members_bytes(_members(row, data, facts))
-        size, name = len(data), shard_name(self.number)
-        found = Result(row.number, row.url, OK, 200, size, facts.width, facts.height, "", name, key_of(row.number))
-        self._store(found, members)
+    def add_image(self, row: Row, image: StoredImage, sha256: str) -> None:
+        """A row's image has arrived.
+
+        Args:
+            row: whose.
+            image: what is stored of it.
+            sha256: of the file as it came.
+        """
+        size, (width, height) = len(image.data), image.size
+        name, key = shard_name(self.number), key_of(row.number)
+        result = Result(row.number, row.url, OK, 200, size, width, height, "", name, key)
+        self._store(result, members_bytes(_members(row, image, sha256)))
 
     def add_failure(self, row: Row, error: GatherError) -> None:
         """A row will have no image."""
@@ -95,7 +100,7 @@ class GatheringShard:
             self._results[result.row] = result
 
 
-def _members(row: Row, data: bytes, facts: ImageFacts) -> list[tuple[str, bytes]]:
+def _members(row: Row, image: StoredImage, sha256: str) -> list[tuple[str, bytes]]:
     """The members of a sample: image, caption, and where they come from."""
     key = key_of(row.number)
     origin = {
@@ -103,13 +108,15 @@ def _members(row: Row, data: bytes, facts: ImageFacts) -> list[tuple[str, bytes]
         "url": row.url,
         "caption": row.caption,
         "status": OK,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "width": facts.width,
-        "height": facts.height,
+        "sha256": sha256,
+        "width": image.size[0],
+        "height": image.size[1],
+        "original_width": image.original[0],
+        "original_height": image.original[1],
     }
     caption, described = row.caption.encode("utf-8", "replace"), json.dumps(origin, ensure_ascii=False)
     return [
-        (f"{key}.{facts.suffix}", data),
+        (f"{key}.{image.suffix}", image.data),
         (f"{key}.txt", caption),
         (f"{key}.json", described.encode("utf-8", "replace")),
     ]
