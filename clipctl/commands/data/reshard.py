@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipctl.commands.data.options import Index, Url, progress_line
+from clipctl.commands.data.options import IndexName, Url, progress_line
 from clipctl.commands.data.writeoptions import (
     Mode,
     OnError,
@@ -25,7 +25,7 @@ from clipctl.commands.options import Json
 def reshard(
     data: Url,
     out: Annotated[str, typer.Argument(metavar="OUT", help="Directory or s3:// URL for the new shards.")],
-    index: Index = None,
+    name: IndexName = None,
     samples_per_shard: SamplesPerShard = 1000,
     shard_bytes: ShardBytes = None,
     resize: ResizeTo = None,
@@ -48,5 +48,5 @@ def reshard(
     options = write_options(samples_per_shard, shard_bytes, workers, on_error, remote=remote)
     smaller = resize_option(resize, resize_mode, quality)
     with progress_line() as progress:
-        done = write(data, out, options, index=index, seed=seed, resize=smaller, progress=progress)
+        done = write(data, out, options, index=name, seed=seed, resize=smaller, progress=progress)
     say_written(done, asdict(done), json=json)
