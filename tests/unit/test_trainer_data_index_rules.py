@@ -62,7 +62,7 @@ rules = st.builds(
 def suits(sample, rule):
     """The rules once more, from decoded images and by nobody's code but this."""
     image = sample.get("image")
-    if "image" in rule.needs and image is None or "class" in rule.needs and "cls" not in sample:
+    if ("image" in rule.needs and image is None) or ("class" in rule.needs and "cls" not in sample):
         return False
     content = {}
     if "json" in sample:

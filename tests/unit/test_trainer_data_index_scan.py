@@ -17,6 +17,7 @@ from clip_trainer.data.sample import parse_sample
 from clip_trainer.data.source import ObjectInfo, SourceCounters
 from clipctl.contract.errors import CorruptError, ExitCode
 
+ALL = SampleRules()
 KEEP = SampleRules(duplicates="keep")
 
 
@@ -35,7 +36,7 @@ class Memory:
 class Scanned:
     """What is in a shard, by the rows of its index."""
 
-    def __init__(self, content, rules=SampleRules()):
+    def __init__(self, content, rules=ALL):
         self.content, self.progress = content, []
         found = scan_shard(Memory(content), ObjectInfo("s.tar", len(content), "tag", 7), rules, self.progress.append)
         self.entry, self.block = found

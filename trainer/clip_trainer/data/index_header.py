@@ -112,7 +112,7 @@ def _header(content: dict[str, Any]) -> IndexHeader:
         raise ValueError("a size is not a number")
     if not isinstance(table.name, str) or not _TABLE.match(table.name) or table.head_bytes > table.bytes:
         raise ValueError("it names no table")
-    if not all(isinstance(part, dict) for part in (header.suffixes, header.left_out, header.damaged)):
+    if not all(isinstance(part, dict) for part in (content["rules"], header.suffixes, header.left_out, header.damaged)):
         raise ValueError("a part is missing")
     return header
 

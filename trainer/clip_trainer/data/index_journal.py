@@ -53,8 +53,9 @@ class IndexJournal:
         except OSError:
             return {}
         found = {}
-        for shard, self._whole_bytes in _records(payload, str(self._path)):
+        for shard, end in _records(payload, str(self._path)):
             found[shard.entry.name] = shard
+            self._whole_bytes = end
         return found
 
     def add(self, shard: IndexedShard) -> None:
