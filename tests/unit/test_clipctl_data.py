@@ -3,8 +3,11 @@ import json
 import pytest
 from PIL import Image
 
+from clip_trainer.data.image_resize import Resize
+from clip_trainer.data.shard_writer import WriteOptions
 from clipctl.cli import main
-from clipctl.contract.errors import ExitCode
+from clipctl.commands.data.writeoptions import resize_option, write_options
+from clipctl.contract.errors import ExitCode, SpecError
 from clipctl.dataprogress import ProgressLine
 
 
@@ -53,10 +56,72 @@ def test_packing_a_table(folders, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("3 samples in 1 shards")
 
 
+def test_packing_smaller_with_metadata_and_without_the_bad_rows(folders, tmp_path, capsys):
+    (folders / "cat" / "0.png").write_bytes(b"no image")
+    table = tmp_path / "t.csv"
+    table.write_text("image,caption,url\n" + "".join(f"cat/{i}.png,a cat,http://x/{i}\n" for i in range(4)))
+    options = ["--root", str(folders), "--resize", "2", "--quality", "80", "--keep-metadata", "url", "--workers", "2"]
+    command = ["data", "pack", str(table), str(tmp_path / "out"), *options]
+    assert main([*command, "--on-error", "fail"]) == ExitCode.CORRUPT
+    assert "t.csv:2: unusable image (cannot be decoded)" in capsys.readouterr().err
+    assert main([*command, "--on-error", "skip"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("2 samples in 1 shards")
+    assert out[1].startswith("2 left out (1 cannot be decoded, 1 missing image), see ")
+    assert main([*command, "--on-error", "skip"]) == 0
+    assert "out is complete already: 2 samples" in capsys.readouterr().out
+    assert main(["data", "pack", str(table), str(tmp_path / "out"), "--root", str(folders)]) == ExitCode.CANNOT_CREATE
+    assert "other arguments (different: input, resize)" in capsys.readouterr().err
+
+
+def test_resharding(packed, tmp_path, capsys):
+    command = ["data", "reshard", str(packed), str(tmp_path / "out"), "--shard-bytes", "10K", "--seed", "1"]
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["samples"], summary["shards"], summary["complete"]) == (6, 2, False)
+    assert max(path.stat().st_size for path in (tmp_path / "out").glob("*.tar")) <= 10 << 10
+    assert main(["data", "verify", str(tmp_path / "out"), "--deep"]) == 0
+    assert main(["data", "reshard", str(packed), str(packed)]) == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1", 1), ("500M", 500 << 20), ("3G", 3 << 30), ("3GiB", 3 << 30), ("20KB", 20 << 10)]
+)
+def test_sizes_of_shards(text, count):
+    assert write_options(10, text, 3, "skip") == WriteOptions(10, count, 3, skip_errors=True)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5G", "M", "3X", "9" * 20])
+def test_sizes_that_are_none(text):
+    with pytest.raises(SpecError, match="--shard-bytes"):
+        write_options(10, text, None, "fail")
+
+
+def test_remote_data_is_read_by_more_threads():
+    assert write_options(1, None, None, "fail", remote=True).workers >= 16
+    assert write_options(1, None, 2, "fail", remote=True).workers == 2
+    assert write_options(1, None, None, "fail").workers >= 1
+
+
+def test_words_of_options():
+    with pytest.raises(SpecError, match="--on-error stop is not known"):
+        write_options(1, None, None, "stop")
+    with pytest.raises(SpecError, match="--resize-mode squash is not known"):
+        resize_option(None, "squash", 95)
+    assert resize_option(None, "crop", 95) is None
+    assert resize_option(224, "crop", 90) == Resize(224, "crop", 90)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["pack", "none.csv", "out"], ExitCode.MISSING),
+        (["pack", "none.parquet", "out"], ExitCode.MISSING),
+        (["pack", "none.csv", "out", "--on-error", "maybe"], ExitCode.USAGE),
+        (["pack", "none.csv", "out", "--resize-mode", "squash"], ExitCode.USAGE),
+        (["pack", "none.csv", "out", "--resize", "0"], ExitCode.USAGE),
+        (["pack", "none.csv", "out", "--shard-bytes", "big"], ExitCode.USAGE),
+        (["reshard", "nowhere", "out"], ExitCode.MISSING),
         (["index", "nowhere"], ExitCode.MISSING),
         (["verify", "nowhere"], ExitCode.MISSING),
         (["pack", "x", "y", "--samples-per-shard", "0"], ExitCode.USAGE),
