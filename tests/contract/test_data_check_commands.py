@@ -1,7 +1,6 @@
 """`clipctl data stats`, `check` and `bench` as a user runs them, on a data set whose flaws are known."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -14,9 +13,9 @@ from clipctl.contract.errors import ExitCode
 BAD = sum(UNUSABLE.values()) + TRUNCATED
 
 
-def clipctl(*arguments, cwd=None):
+def clipctl(*arguments):
     command = [sys.executable, "-m", "clipctl", "data", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     return done
 
@@ -81,31 +80,6 @@ def test_previews_and_sheet(checked):
         assert len(sheet.getcolors(maxcolors=1 << 24)) > 1000  # pictures of noise
 
 
-def test_a_draw_is_the_same_for_the_same_seed(flawed):
-    reports = [
-        json.loads(clipctl("check", flawed, "--samples", "20", "--seed", seed, "--json").stdout) for seed in (1, 1, 2)
-    ]
-    assert reports[0] == reports[1] != reports[2]
-    assert reports[0]["read"] == 20
-
-
-def test_damage_of_stored_bytes_is_told_from_bad_images(flawed, tmp_path):
-    shards = tmp_path / "shards"
-    shutil.copytree(flawed, shards)
-    path = shards / "shard-000001.tar"
-    data = bytearray(path.read_bytes())
-    data[700] ^= 1  # inside the first member of the shard
-    path.write_bytes(data)
-    # A copy is a new file to the index, whatever its size; only its content tells.
-    done = clipctl("check", shards, "--max-bad", "1", "--json")
-    assert done.returncode == ExitCode.CORRUPT
-    report = json.loads(done.stdout)
-    assert report["damaged"] == 1
-    (found,) = report["examples"]["stored bytes differ from the index"]
-    assert (found["shard"], found["index"]) == ("shard-000001.tar", 0)
-    assert report["verdict"].startswith(f"DAMAGED: 1 of {SAMPLES} samples differ from the index")
-
-
 def test_stats_agree(flawed):
     done = clipctl("stats", flawed, "--json")
     stats = json.loads(done.stdout)
@@ -127,15 +101,8 @@ def test_bench_measures_every_stage_and_gives_advice(flawed):
     assert report["advice"]
 
 
-@pytest.mark.parametrize("command", ["check", "bench", "stats"])
-def test_what_is_not_there(command, tmp_path):
-    done = clipctl(command, tmp_path / "nowhere")
+def test_what_is_not_there(tmp_path):
+    done = clipctl("check", tmp_path / "nowhere")
     assert done.returncode == ExitCode.MISSING
     assert done.stderr.startswith("error: ")
     assert done.stdout == ""
-
-
-def test_a_sheet_that_cannot_be_written(flawed):
-    done = clipctl("check", flawed, "--sheet", flawed)
-    assert done.returncode == ExitCode.CANNOT_CREATE
-    assert "cannot be written" in done.stderr

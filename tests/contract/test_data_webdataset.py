@@ -1,8 +1,5 @@
 """Our shards are webdataset's shards: what it writes we read, what we write it reads."""
 
-import os
-import random
-
 import pytest
 import webdataset
 
@@ -14,6 +11,7 @@ from clip_trainer.data.pack_item import ListedItems, PackItem
 from clip_trainer.data.reshard import reshard
 from clip_trainer.data.sample import parse_sample
 from clip_trainer.data.samples import ReadHints
+from clipctl.contract.errors import CorruptError
 from clip_trainer.data.shard_writer import WriteOptions
 
 
@@ -98,19 +96,30 @@ def test_what_webdataset_wrote_is_the_same_after_resharding(tmp_path, keys):
     assert same(tmp_path / "out")
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_grouping_is_webdatasets(tmp_path, seed):
-    """Random member names of the kinds both accept: directories, several dots, upper case, files without samples."""
-    draw = random.Random(seed)
-    members = []
-    for number in range(30):
-        key = draw.choice(["{}", "d/{}", "d.x/{}", "./{}"]).format(number)
-        suffixes = draw.sample(["txt", "PNG", "seg.png", "json", "cls", "pkl", ""], draw.randint(0, 4))
-        members += [(f"{key}.{suffix}", os.urandom(draw.choice([0, 3, 512, 700]))) for suffix in suffixes]
-        if draw.random() < 0.3:
-            members.append((draw.choice(["README", "__meta__", "__index__/x.txt"]), b"passed over"))
-    members += [("last.png", b"x"), ("last.txt", b"y")]
-    (tmp_path / "s.tar").write_bytes(tar_bytes(members))
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("seed", range(12))
+def test_grouping_is_webdatasets(tmp_path, seed, kind):
+    """Directories, several dots, upper case, long and foreign names, links, hidden files, files without samples."""
+    (tmp_path / "s.tar").write_bytes(odd_shard(seed, kind, duplicates=False))
+    assert same(tmp_path)
+    assert len(ours(tmp_path)) > 20
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_suffix_that_comes_again_is_refused_as_webdataset_refuses_it(tmp_path):
+    (tmp_path / "s.tar").write_bytes(tar_bytes([("a.png", b"1"), ("a.txt", b"2"), ("a.png", b"3")]))
+    with pytest.raises(ValueError, match="duplicate file name"):
+        theirs(tmp_path)
+    with pytest.raises(CorruptError, match="two members 'png'"):
+        ours(tmp_path)
+
+
+def test_a_key_that_comes_again_is_refused_where_webdataset_makes_two_samples(tmp_path):
+    (tmp_path / "s.tar").write_bytes(tar_bytes([("a.png", b"1"), ("b.png", b"2"), ("a.txt", b"3")]))
+    assert [sample["key"] for sample in theirs(tmp_path)] == ["a", "b", "a"]
+    with pytest.raises(CorruptError, match="'a' occurs twice, apart from each other"):
+        ours(tmp_path)
+    index_dataset(str(tmp_path), IndexOptions(SampleRules(duplicates="keep")))
     assert same(tmp_path)
 
 
