@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
+
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
 _ELLIPSIS = "…"
 _MAX_BAR = 50  # columns; a longer bar tells no more
 _MIN_BAR = 4
+_MAX_LABEL = 44
 
 Row = tuple[str, int]
 """A label and a count."""
@@ -37,7 +40,7 @@ def chart(rows: Sequence[Row], width: int, *, total: int | None = None, blocks: 
 
     Args:
         rows: what to draw, in order.
-        width: columns of a line, at most (labels and numbers are never cut for it).
+        width: columns of a line, at most (numbers are never cut for it).
         total: what 100 % is; default: the sum of the counts.
         blocks: draw with eighths of block characters, else with `#`.
     """
@@ -45,13 +48,13 @@ def chart(rows: Sequence[Row], width: int, *, total: int | None = None, blocks: 
         return []
     whole = sum(count for _, count in rows) if total is None else total
     largest = max(count for _, count in rows)
-    labels = max(len(label) for label, _ in rows)
+    labels = min(_MAX_LABEL, max(cell_len(label) for label, _ in rows))
     numbers = max(len(f"{count:,}") for _, count in rows)
     room = max(_MIN_BAR, min(_MAX_BAR, width - labels - numbers - 14))
     lines = []
     for label, count in rows:
         drawn = bar(count / max(1, largest), room, blocks=blocks)
-        lines.append(f"  {label:>{labels}}  {drawn:<{room}} {count:>{numbers},} {_percent(count, whole):>7}")
+        lines.append(f"  {_label(label, labels)}  {drawn:<{room}} {count:>{numbers},} {_percent(count, whole):>7}")
     return lines
 
 
@@ -83,6 +86,13 @@ def counted(counts: Mapping[str, int], most: int = 8) -> list[Row]:
     if len(ranked) <= most:
         return ranked
     return [*ranked[: most - 1], (f"{len(rest)} others", sum(count for _, count in rest))]
+
+
+def _label(text: str, cells: int) -> str:
+    """Right-aligned in columns of the terminal, of which East Asian characters take two."""
+    if cell_len(text) > cells:
+        text = set_cell_size(text, cells - 1) + _ELLIPSIS
+    return " " * (cells - cell_len(text)) + text
 
 
 def _percent(count: int, whole: int) -> str:

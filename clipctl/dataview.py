@@ -132,22 +132,22 @@ def _remarks(report: Mapping[str, Any]) -> Iterator[str]:
     images, captions = report["images"], report["captions"]
     if captions["count"]:
         cut = f"{100 * captions['cut'] / captions['count']:.1f} % are cut at 77 tokens"
-        yield f"captions     {captions['count']:,} in {captions['samples']:,} samples; {cut}"
+        yield f"captions      {captions['count']:,} in {captions['samples']:,} samples; {cut}"
     for problem, count in captions["missing"].items():
-        yield f"{problem:<12} {count:,} samples"
+        yield f"{problem:<13} {count:,} samples"
     if report["with_class"]:
-        yield f"classes      {report['with_class']:,} samples have a class number"
+        yield f"classes       {report['with_class']:,} samples have a class number"
     if images["rotated_by_exif"]:
-        yield f"rotation     {images['rotated_by_exif']:,} images ask for one in their EXIF data; training ignores it"
+        yield f"rotation      {images['rotated_by_exif']:,} images ask for one in their EXIF data; training ignores it"
     scope = "" if report["read"] == report["samples"] else " among those read; --all looks at every sample"
     for name, found in (
         ("keys", report["duplicate_keys"]),
         ("images", images["duplicates"]),
         ("captions", captions["duplicates"]),
     ):
-        yield f"repeated     {_repeated(name, found)}{scope if name == 'keys' else ''}"
+        yield f"repeated      {_repeated(name, found)}{scope if name == 'keys' else ''}"
     if report["sheet"]:
-        yield f"sheet        {report['sheet']}"
+        yield f"sheet         {report['sheet']}"
 
 
 def _repeated(name: str, found: Mapping[str, Any]) -> str:

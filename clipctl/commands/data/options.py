@@ -23,9 +23,6 @@ Data = Annotated[
     str,
     typer.Argument(metavar="DATA", help="What data.train of a run may be: shards, a table, a::b. Or a run.yaml."),
 ]
-Index = Annotated[
-    str | None, typer.Option("--index", metavar="NAME", help="Name of the index to use. Default: the one without.")
-]
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clipctl.commands.data.options import Url, progress_line
+from clipctl.commands.data.options import IndexName, Url, progress_line
 from clipctl.commands.options import Json
 
 
-def stats(data: Url, json: Json = False) -> None:
+def stats(data: Url, name: IndexName = None, json: Json = False) -> None:
     """Say how many samples there are, how large, and what they have. Reads the index only."""
     from dataclasses import asdict
 
@@ -17,7 +17,7 @@ def stats(data: Url, json: Json = False) -> None:
     from clipctl.output import say, say_json
 
     with progress_line() as progress:
-        found = asdict(dataset_stats(open_dataset(data, check="none", progress=progress)))
+        found = asdict(dataset_stats(open_dataset(data, name=name, check="none", progress=progress)))
     if json:
         say_json(found)
     else:

@@ -110,12 +110,19 @@ def _read(load: Workload) -> tuple[list[RawSample], Timing]:
         sample = reader.read(ref.shard, ref.index_in_shard)
         if len(kept) < _HELD_SAMPLES and budget > 0:
             kept.append(sample)
-            budget -= sum(map(len, sample.members.values()))
+            budget -= _image_bytes(sample)
         return 1
 
     threads = load.threads + (WAITING_FOR_STORAGE if load.samples.remote else 0)
     timing = time_work(read, _turns(load), threads=threads, seconds=load.seconds)
     return kept, replace(timing, bytes=reader.snapshot()["bytes_read"] - before)
+
+
+def _image_bytes(sample: RawSample) -> int:
+    try:
+        return len(sample.image())
+    except UnusableSample:
+        return 0
 
 
 def _turns(load: Workload) -> Iterator[SampleRef]:
@@ -176,10 +183,11 @@ def _end_to_end(
     with _loader(load, start) as loader:
         next(loader)
         started, cpu_started, bytes_before = clock(), cpu_clock(), loader.snapshot()["bytes_read"]
-        samples = batches = 0
-        while clock() < started + load.seconds and (load.batches is None or batches < load.batches):
-            samples += len(next(loader).sample_ids)
-            batches += 1
+        samples = 0
+        for batch in itertools.islice(loader, load.batches):
+            samples += len(batch.sample_ids)
+            if clock() >= started + load.seconds:
+                break
         seconds, cpu = clock() - started, cpu_clock() - cpu_started
         received = loader.snapshot()["bytes_read"] - bytes_before
     return Timing(samples, seconds, cpu, received), started - began

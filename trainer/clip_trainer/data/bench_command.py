@@ -16,8 +16,8 @@ import torch
 from clip_trainer.data.bench import Measured, Workload, bench
 from clip_trainer.data.bench_advice import Situation, advise
 from clip_trainer.data.bench_timing import Timing
-from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.opening import open_training_data
 from clip_trainer.data.progress import ProgressEvent
 from clip_trainer.elastic.cpus import usable_cpus
 from clip_trainer.jsonanswer import answer, tell
@@ -25,7 +25,7 @@ from clip_trainer.model import get_config
 from clip_trainer.text import LoaderTokenizer, tokenizer_folder
 from clip_trainer.vision import OPENAI_PREPROCESS, Transforms
 from clip_trainer.vision.resizing import height_width
-from clipctl.contract.sections import AugmentSection, DataSection
+from clipctl.contract.sections import DataSection
 from clipctl.contract.spec import lane_count
 
 _STAGES = 5
@@ -35,8 +35,8 @@ _LANE_SAMPLES = 64  # a lane replaces bad samples by its own, so it needs some
 def main(arguments: list[str]) -> dict[str, Any]:
     """Measure a data set.
 
-    The request has `data`, `model` (a name), `batch`, `threads` (or null: one a CPU), `seconds` (a stage) and
-    `batches` (or null).
+    The request has `data` (a `data` section of run.yaml), `model` (a name), `batch`, `threads` (or null: one a CPU),
+    `seconds` (for a stage) and `batches` (or null).
 
     Raises:
         ClipError: there is no such model, or the data cannot be read.
@@ -50,20 +50,20 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def _workload(request: dict[str, Any]) -> Workload:
-    """As training would set it up, from the defaults of run.yaml."""
+    """As training would set it up."""
     config = get_config(request["model"])
-    defaults = {name: field.default for name, field in DataSection.model_fields.items()}
-    samples = open_dataset(request["data"], progress=tell)
+    data = DataSection.model_validate_json(json.dumps(request["data"]))
+    samples = open_training_data(data)
     stages = iter(range(_STAGES))
     lanes = lanes_for(request["batch"], sum(samples.counts))
     return Workload(
         samples=samples,
-        order=SampleOrder(samples.counts, seed=0, lanes=lanes, shuffle_block=defaults["shuffle_block"]),
-        transforms=Transforms(height_width(config.vision.image_size), OPENAI_PREPROCESS, AugmentSection()),
+        order=SampleOrder(samples.counts, seed=0, lanes=lanes, shuffle_block=data.shuffle_block),
+        transforms=Transforms(height_width(config.vision.image_size), OPENAI_PREPROCESS, data.augment),
         tokenize=LoaderTokenizer(config.text, tokenizer_folder(request["model"])),
         batch=request["batch"],
         threads=request["threads"] or usable_cpus(),
-        max_pixels=defaults["max_pixels"],
+        max_pixels=data.max_pixels,
         seconds=request["seconds"],
         batches=request["batches"],
         told=lambda stage: tell(ProgressEvent(f"measuring {stage}", next(stages), _STAGES, 0, "")),
@@ -89,7 +89,7 @@ def _report(request: dict[str, Any], load: Workload, measured: Measured) -> dict
     )
     advice = advise(situation)
     return {
-        "data": request["data"],
+        "data": load.samples.url,
         "model": request["model"],
         "batch": load.batch,
         "threads": load.threads,

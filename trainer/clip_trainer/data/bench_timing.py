@@ -51,7 +51,7 @@ def time_work(
         work: does one item; returns how many samples that was.
         items: what to work on; taken by one thread at a time.
         threads: how many threads.
-        seconds: no item is begun after that.
+        seconds: no item is begun after that, except the first one of a thread.
         clock: wall time.
         cpu_clock: CPU time of the process.
     """
@@ -61,13 +61,14 @@ def time_work(
 
     def run() -> int:
         done = 0
-        while clock() < ends:
+        while True:
             with lock:
                 item = next(items, None)
             if item is None:
-                break
+                return done
             done += work(item)
-        return done
+            if clock() >= ends:
+                return done
 
     with ThreadPoolExecutor(threads, thread_name_prefix="clip-bench") as pool:
         samples = sum(future.result() for future in [pool.submit(run) for _ in range(threads)])

@@ -16,7 +16,7 @@ from clip_trainer.data.check_sample import Finding
 from clip_trainer.data.check_tally import Tally, shown
 from clip_trainer.data.check_verdict import judge
 from clip_trainer.data.contact_sheet import Cell, contact_sheet
-from clip_trainer.data.index import open_dataset
+from clip_trainer.data.opening import open_training_data
 from clip_trainer.data.samples import ReadHints, SampleSet
 from clip_trainer.elastic.cpus import usable_cpus
 from clip_trainer.jsonanswer import answer, tell
@@ -26,15 +26,14 @@ from clipctl.contract.errors import CannotCreateError
 from clipctl.contract.sections import DataSection
 
 _SHEET_PICTURES = 30
-_MAX_PIXELS: int = DataSection.model_fields["max_pixels"].default  # what a run would refuse
 _WAITING_FOR_STORAGE = 8  # threads beside those that decode, where reading takes a round trip
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """Check a data set.
 
-    The request has `data`, `samples` (a number, or null for all), `seed`, `max_bad` (a share), `previews`
-    (how many to return) and `sheet` (path of a PNG file to write, or null).
+    The request has `data` (a `data` section of run.yaml), `samples` (a number, or null for all), `seed`, `max_bad` (a
+    share), `previews` (how many to return) and `sheet` (path of a PNG file to write, or null).
 
     Raises:
         ClipError: the data cannot be read, or the sheet cannot be written.
@@ -42,20 +41,21 @@ def main(arguments: list[str]) -> dict[str, Any]:
     request = json.loads(arguments[0])
     # Pillow warns about odd metadata of web images; what matters is counted.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    samples = open_dataset(request["data"], check="none", progress=tell)
+    data = DataSection.model_validate_json(json.dumps(request["data"]))
+    samples = open_training_data(data)
     tokenizer = BpeTokenizer()
     tally = check(
         samples,
         request["samples"],
         count_tokens=lambda text: len(tokenizer.encode(text)) + 2,
-        max_pixels=_MAX_PIXELS,
+        max_pixels=data.max_pixels,
         seed=request["seed"],
         previews=max(request["previews"], _SHEET_PICTURES if request["sheet"] else 0),
         threads=usable_cpus() + (_WAITING_FOR_STORAGE if samples.remote else 0),
         progress=tell,
     )
     if request["sheet"] is not None and tally.previews:
-        _write_sheet(request["sheet"], samples, tally.previews)
+        _write_sheet(request["sheet"], samples, tally.previews, data.max_pixels)
     return _report(request, samples, tally)
 
 
@@ -69,7 +69,7 @@ def _report(request: dict[str, Any], samples: SampleSet, tally: Tally) -> dict[s
         max_bad=request["max_bad"],
     )
     return {
-        "data": request["data"],
+        "data": samples.url,
         "samples": total,
         "seed": request["seed"],
         **tally.report(samples.shard_name),
@@ -92,12 +92,12 @@ def _preview(found: Finding) -> dict[str, Any]:
     }
 
 
-def _write_sheet(path: str, samples: SampleSet, previews: list[Finding]) -> None:
+def _write_sheet(path: str, samples: SampleSet, previews: list[Finding], max_pixels: int) -> None:
     """Read the pictures once more (keeping them all while checking would need memory) and draw them."""
     reader = samples.open_reader(ReadHints(cache_bytes=0))
     cells = []
     for found in previews:
-        pixels = decode_image(reader.read(found.shard, found.index).image(), max_pixels=_MAX_PIXELS)
+        pixels = decode_image(reader.read(found.shard, found.index).image(), max_pixels=max_pixels)
         note = f"{pixels.shape[1]}x{pixels.shape[0]} {shown(found.key)}"
         cells.append(Cell(pixels, shown(found.text), note))
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import xxhash
 from PIL import ExifTags, Image
 
+from clip_trainer.data.grouping import CAPTION_SUFFIXES, CLASS_SUFFIX
 from clip_trainer.data.sample import RawSample, UnusableSample
 from clip_trainer.data.script import script_of
 from clip_trainer.vision.decode import UndecodableImage, decode_image
@@ -19,6 +20,7 @@ CountTokens = Callable[[str], int]
 """Tokens of a caption before it is cut, start and end included."""
 
 _LANGUAGE_KEYS = ("language", "lang", "LANGUAGE", "LANG")
+_TEXTS = {*CAPTION_SUFFIXES, CLASS_SUFFIX}
 _PREVIEW = 400  # characters of a caption that previews may show
 
 
@@ -54,7 +56,7 @@ class Finding:
     index: int
     key: str
     bytes: int = 0
-    """Size of the members that were looked at."""
+    """Size of what was looked at."""
     picture: Picture | None = None
     picture_problem: str | None = None
     captions: tuple[Caption, ...] = ()
@@ -78,7 +80,8 @@ class Finding:
 
 def examine(sample: RawSample, shard: int, index: int, count_tokens: CountTokens, max_pixels: int) -> Finding:
     """Look at everything a sample has."""
-    picture, picture_problem = _picture(sample, max_pixels)
+    data, problem = _image(sample)
+    picture, problem = (None, problem) if data is None else _picture(data, max_pixels)
     described = _json(sample)
     captions, caption_problem = _captions(sample, described)
     has_class, class_problem = _class(sample)
@@ -86,9 +89,9 @@ def examine(sample: RawSample, shard: int, index: int, count_tokens: CountTokens
         shard=shard,
         index=index,
         key=sample.key,
-        bytes=sum(map(len, sample.members.values())),
+        bytes=len(data or b"") + sum(len(sample.members[suffix]) for suffix in _TEXTS & sample.members.keys()),
         picture=picture,
-        picture_problem=picture_problem,
+        picture_problem=problem,
         captions=tuple(_caption(text, count_tokens) for text in captions),
         caption_problem=caption_problem,
         text=captions[0][:_PREVIEW] if captions else "",
@@ -99,11 +102,17 @@ def examine(sample: RawSample, shard: int, index: int, count_tokens: CountTokens
     )
 
 
-def _picture(sample: RawSample, max_pixels: int) -> tuple[Picture | None, str | None]:
+def _image(sample: RawSample) -> tuple[bytes | None, str | None]:
     try:
-        data = sample.image()
+        return sample.image(), None
+    except UnusableSample as error:
+        return None, error.reason
+
+
+def _picture(data: bytes, max_pixels: int) -> tuple[Picture | None, str | None]:
+    try:
         height, width, _ = decode_image(data, max_pixels=max_pixels).shape
-    except (UnusableSample, UndecodableImage) as error:
+    except UndecodableImage as error:
         # Numbers inside a reason (sizes, offsets) would make every sample a reason of its own.
         return None, re.sub(r"\d+", "N", error.reason)
     with Image.open(io.BytesIO(data)) as image:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -121,6 +120,8 @@ def font_for(script: str) -> ImageFont.FreeTypeFont:
     Args:
         script: as `clip_trainer.data.script.script_of` names it.
     """
+    import matplotlib  # takes a second, and most checks draw no sheet
+
     for name in EAST_ASIAN_FONTS if script in ("Han", "Japanese", "Hangul") else ():
         try:
             return ImageFont.truetype(name, _TEXT_SIZE)
