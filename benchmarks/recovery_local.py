@@ -100,7 +100,7 @@ def _make_pictures(directory: Path) -> None:
     for index in range(64):
         file = directory / "raw" / f"{index:03d}.png"
         Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
-        items.append(PackItem(file, (f"picture number {index}",)))
+        items.append(PackItem(str(file), (f"picture number {index}",)))
     pack(ListedItems(items), str(directory / "data"), WriteOptions(samples_per_shard=32))
 
 

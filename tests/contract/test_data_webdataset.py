@@ -3,16 +3,19 @@
 import pytest
 import webdataset
 
+from clip_testkit.grouping import FORMATS, odd_shard
 from clip_testkit.shards import png, sample_members, tar_bytes
 from clip_trainer.data.image_resize import Resize
 from clip_trainer.data.index import open_dataset
+from clip_trainer.data.index_rules import SampleRules
+from clip_trainer.data.index_update import IndexOptions, index_dataset
 from clip_trainer.data.pack import pack
 from clip_trainer.data.pack_item import ListedItems, PackItem
 from clip_trainer.data.reshard import reshard
 from clip_trainer.data.sample import parse_sample
 from clip_trainer.data.samples import ReadHints
-from clipctl.contract.errors import CorruptError
 from clip_trainer.data.shard_writer import WriteOptions
+from clipctl.contract.errors import CorruptError
 
 
 def ours(directory):
@@ -60,7 +63,7 @@ def test_webdataset_reads_what_we_pack(tmp_path):
         image = tmp_path / "pictures" / f"{number}.png"
         image.write_bytes(png(number))
         captions = tuple(f"caption {number}.{i} ü" for i in range(1 + number % 3))
-        items.append(PackItem(image, captions, number % 4))
+        items.append(PackItem(str(image), captions, number % 4))
     pack(ListedItems(items), str(tmp_path / "out"), WriteOptions(samples_per_shard=4))
     found = theirs(tmp_path / "out")
     assert len(found) == 15

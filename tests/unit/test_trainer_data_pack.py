@@ -38,7 +38,9 @@ def folders(pictures):
 
 
 def listed(*images):
-    return ListedItems([PackItem(image, (f"caption {n}",)) for n, image in enumerate(images)])
+    """Items of images, given by path or by content."""
+    paths = [image if isinstance(image, bytes) else str(image) for image in images]
+    return ListedItems([PackItem(image, (f"caption {n}",)) for n, image in enumerate(paths)])
 
 
 def written(directory):
@@ -298,7 +300,7 @@ def test_nothing_to_pack(tmp_path):
 
 
 def test_without_class_names_there_is_no_class_file(pictures, tmp_path):
-    summary = pack(ListedItems([PackItem(pictures / "cat/1.png", ("x",), 5)]), str(tmp_path / "out"))
+    summary = pack(ListedItems([PackItem(f"{pictures}/cat/1.png", ("x",), 5)]), str(tmp_path / "out"))
     assert summary.classes == ()
     with pytest.raises(MissingError):
         read_class_names(tmp_path / "out")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
@@ -48,7 +47,7 @@ def every(source):
 def test_class_folders(classes):
     found = ClassFolders(classes, templates=["a photo of a {}.", "{}"])
     assert found.classes == ("big_dog", "cat")
-    assert [(str(i.image.relative_to(classes)), i.cls, i.class_name, i.captions[0]) for i in every(found)] == [
+    assert [(os.path.relpath(i.image, classes), i.cls, i.class_name, i.captions[0]) for i in every(found)] == [
         ("big_dog/0.jpeg", 0, "big_dog", "a photo of a big dog."),
         ("cat/1.JPG", 1, "cat", "a photo of a cat."),
         ("cat/2.png", 1, "cat", "a photo of a cat."),
@@ -88,7 +87,7 @@ def test_captions_beside_images(captioned):
     assert found.classes == ()
     assert [found[n].captions for n in range(3)] == [("a cat",), ("a dog",), ("first", "second")]
     assert [found[n].metadata for n in range(3)] == [{"url": None}, {"url": "http://x"}, {"url": "http://y"}]
-    assert [found[n].image for n in range(3)] == [captioned / n for n in ("a.jpg", "b.png", "sub/c.jpg")]
+    assert [found[n].image for n in range(3)] == [str(captioned / n) for n in ("a.jpg", "b.png", "sub/c.jpg")]
     assert (found[1].cls, found[1].where) == (2, str(captioned / "b.png"))
     with pytest.raises(Unpackable) as caught:
         found[3]
@@ -176,9 +175,9 @@ def test_which_kind_of_input_a_path_is(captioned, classes, tmp_path):
 
 
 def test_listed_items():
-    listed = ListedItems([PackItem(Path("a.png"), ("x",), 1, "b"), PackItem(png(1), ("y",), 0, "a")])
+    listed = ListedItems([PackItem("a.png", ("x",), 1, "b"), PackItem(png(1), ("y",), 0, "a")])
     assert (len(listed), listed.classes, listed[1].image) == (2, ("a", "b"), png(1))
     assert listed.identity == ListedItems(every(listed)).identity
     assert listed.identity != ListedItems(every(listed)[:1] * 2 + every(listed)[1:]).identity
     with pytest.raises(SpecError, match="two names"):
-        ListedItems([PackItem(Path("a.png"), ("x",), 1, "b"), PackItem(Path("a.png"), ("x",), 1, "c")])
+        ListedItems([PackItem("a.png", ("x",), 1, "b"), PackItem("a.png", ("x",), 1, "c")])

@@ -69,8 +69,9 @@ class Resize:
                     raise Undecodable("too many pixels")
                 # A JPEG many times too large is decoded at a half, a quarter or an eighth, at least twice as large as
                 # needed: half the time, and a tenth of the difference that encoding it again makes.
-                image.draft(None, tuple(2 * side for side in self.scaled(*original)))
-                small = self._shrunk(image.convert("RGB"), self.scaled(*original))
+                width, height = self.scaled(*original)
+                image.draft(None, (2 * width, 2 * height))
+                small = self._shrunk(image.convert("RGB"), (width, height))
         except (Undecodable, Image.DecompressionBombError) as error:
             raise Undecodable("too many pixels") from error
         except Exception as error:

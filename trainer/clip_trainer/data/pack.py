@@ -118,8 +118,9 @@ class _Packing:
 def _image(item: PackItem, resize: Resize | None) -> StoredImage:
     if isinstance(item.image, bytes):
         return stored_image(item.image, "", resize, item.where)
-    where = item.where or str(item.image)
-    return stored_image(read_image(item.image, where), item.image.suffix[1:].lower(), resize, where)
+    where = item.where or item.image
+    suffix = item.image.rpartition(".")[2].lower()
+    return stored_image(read_image(item.image, where), suffix, resize, where)
 
 
 def _json_member(item: PackItem, image: StoredImage, *, sizes: bool) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Columns:
         root = os.path.abspath(self.root or base)
         return xxhash.xxh3_128_hexdigest(repr((replace(self, root=None), root)).encode("utf-8", "surrogateescape"))
 
-    def _image(self, cell: Any, where: str, base: Path) -> Path | bytes:
+    def _image(self, cell: Any, where: str, base: Path) -> str | bytes:
         if isinstance(cell, Mapping):  # Hugging Face's images: {"bytes": ..., "path": ...}
             cell = cell.get("bytes") or cell.get("path")
         if isinstance(cell, bytes) and cell:
@@ -85,7 +85,7 @@ class Columns:
         return image_path(cell, where, base)
 
 
-def image_path(cell: str, where: str, base: Path) -> Path:
+def image_path(cell: str, where: str, base: Path) -> str:
     """The file a cell names: below `base`, or absolute. Symbolic links are followed: they are the user's own.
 
     Raises:
@@ -94,14 +94,13 @@ def image_path(cell: str, where: str, base: Path) -> Path:
     if "://" in cell:
         hint = "Pack downloaded files; `clipctl data gather` downloads them."
         raise Unpackable("image is a URL", where, SpecError(f"{where}: {cell} is a URL.", hint=hint))
-    if not os.path.isabs(cell) and os.path.normpath(cell).split(os.sep)[0] == os.pardir:
+    if ".." in cell and not os.path.isabs(cell) and os.path.normpath(cell).split(os.sep)[0] == os.pardir:
         error = SpecError(f"{where}: {cell} leads out of {base}.", hint="Set --root, or give an absolute path.")
         raise Unpackable("path leads out of the root", where, error)
-    path = base / cell
-    if "\0" in cell or path.suffix[1:].lower() not in IMAGE_SUFFIXES:
+    if "\0" in cell or cell.rpartition(".")[2].lower() not in IMAGE_SUFFIXES:
         error = SpecError(f"{where}: {cell} is not one of {', '.join(IMAGE_SUFFIXES)}.")
         raise Unpackable("not an image by its name", where, error)
-    return path
+    return os.path.join(base, cell)
 
 
 def _texts(row: Mapping[str, Any], column: str, where: str) -> list[str]:

@@ -62,7 +62,7 @@ class ClassFolders:
         image, cls = self._paths[number], self._numbers[number]
         name = self.classes[cls]
         captions = tuple(template.replace("{}", name.replace("_", " ")) for template in self._templates)
-        return PackItem(image, captions, cls, name, where=str(image))
+        return PackItem(str(image), captions, cls, name, where=str(image))
 
 
 class CaptionedFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -52,12 +53,12 @@ def stored_image(data: bytes, suffix: str, resize: Resize | None, where: str) ->
     return StoredImage("jpg", smaller, size, original)
 
 
-def read_image(path: Path, where: str) -> bytes:
+def read_image(path: str, where: str) -> bytes:
     """An image file's content. Raises Unpackable if it is no regular file or cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise IsADirectoryError
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Unpackable("missing image", where, _named(MissingError, where, path, "does not exist")) from error
     except OSError as error:
@@ -65,8 +66,8 @@ def read_image(path: Path, where: str) -> bytes:
         raise Unpackable("unreadable image", where, problem) from error
 
 
-def _named(kind: type[ClipError], where: str, path: Path, problem: str) -> ClipError:
-    prefix = "" if where in ("", str(path)) else f"{where}: "
+def _named(kind: type[ClipError], where: str, path: str, problem: str) -> ClipError:
+    prefix = "" if where in ("", path) else f"{where}: "
     return kind(f"{prefix}the image {path} {problem}.", hint="Use --on-error skip to leave such rows out.")
 
 

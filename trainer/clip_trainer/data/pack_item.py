@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
@@ -16,7 +15,7 @@ from clipctl.contract.errors import SpecError
 class PackItem:
     """One pair (or image with several captions) to pack."""
 
-    image: Path | bytes
+    image: str | bytes  # path of a file, or its content
     captions: tuple[str, ...]
     cls: int | None = None
     class_name: str | None = None
