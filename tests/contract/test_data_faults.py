@@ -119,7 +119,7 @@ def test_a_stalled_body_is_fetched_again_from_where_it_stalled(proxy, waits, aft
 
 def test_a_server_that_always_stalls_is_given_up(proxy, waits):
     proxy.add(stall_after(0))
-    with pytest.raises(UnavailableError, match="no answer in time"):
+    with pytest.raises(UnavailableError, match="timed out"):
         s3(waits, stall=0.1).read("a.tar", 0, 500_000)
     assert len(waits) == 3
 

@@ -27,12 +27,12 @@ class Response:
         self.left = len(body) if left == -1 else left
         self.body, self.breaks, self.piece = body, breaks, piece
 
-    def read_into(self, view):
+    def read(self, count):
         if not self.body and self.breaks:
             raise UnavailableError("the connection broke")
-        piece, self.body = self.body[: min(len(view), self.piece)], self.body[min(len(view), self.piece) :]
-        view[: len(piece)] = piece
-        return len(piece)
+        count = min(count, self.piece)
+        piece, self.body = self.body[:count], self.body[count:]
+        return piece
 
 
 class Client:

@@ -17,6 +17,7 @@ from clip_trainer.data.http_errors import of_connection, shown_url
 from clip_trainer.data.http_proxies import proxy_for
 from clip_trainer.data.http_response import Response
 from clip_trainer.data.http_trust import tls_context
+from clip_trainer.data.http_wire import Wire
 from clipctl.contract.errors import SpecError
 
 _IDLE_LIMIT = 10.0  # seconds; servers and the gateways before them forget connections that rest longer
@@ -48,7 +49,7 @@ class ConnectionPool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeouts = timeouts or Timeouts()
-        self._ca_file, self._clock = ca_file, clock
+        self._ca_file = ca_file
         self._resting = _Resting(clock)
         self._tls_lock = threading.Lock()
         self._tls: ssl.SSLContext | None = None
@@ -66,16 +67,15 @@ class ConnectionPool:
         """
         while True:
             lease, fresh = self._take(url)
-            ends = self._clock() + self._timeouts.deadline
             try:
-                raw = lease.exchange(method, url, headers, body, self._timeouts)
+                raw, wire = lease.exchange(method, url, headers, body, self._timeouts)
             except (OSError, http.client.HTTPException) as error:
-                lease.connection.close()
+                lease.give_back(False)
                 # A server may close a resting connection at any moment: no failure, a new one will do.
                 if fresh or isinstance(error, TimeoutError):
                     raise of_connection(error, what) from error
                 continue
-            return Response(raw, lease, lambda ends=ends: self._clock() < ends, what)  # type: ignore[misc]
+            return Response(raw, wire, lease.give_back, what)
 
     def _take(self, url: SplitResult) -> tuple[_Lease, bool]:
         """A connection, and whether it is new."""
@@ -108,31 +108,31 @@ class _Resting:
     """Connections that wait for the next request."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._lock = threading.Lock()
         self._leases: defaultdict[tuple[str, str], list[tuple[_Lease, float]]] = defaultdict(list)
 
     def put(self, origin: tuple[str, str], lease: _Lease) -> None:
         with self._lock:
-            self._leases[origin].append((lease, self._clock()))
+            self._leases[origin].append((lease, self.clock()))
 
     def take(self, origin: tuple[str, str]) -> _Lease | None:
         """The one that was used last, unless all have rested for too long."""
-        oldest = self._clock() - _IDLE_LIMIT
+        oldest = self.clock() - _IDLE_LIMIT
         with self._lock:
             waiting = self._leases[origin]
             while waiting:
                 lease, since = waiting.pop()
                 if since > oldest:
                     return lease
-                lease.connection.close()
+                lease.close()
         return None
 
     def close(self) -> None:
         with self._lock:
             for waiting in self._leases.values():
                 for lease, _ in waiting:
-                    lease.connection.close()
+                    lease.close()
             self._leases.clear()
 
 
@@ -147,29 +147,39 @@ class _Lease:
         prefix: str = "",
         extra: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
-        self.connection = connection
-        self._resting, self._origin, self._prefix, self._extra = resting, origin, prefix, extra
+        self._resting, self._origin, self._connection = resting, origin, connection
+        self._prefix, self._extra = prefix, extra
+        self._wire: Wire | None = None
 
     def exchange(
         self, method: str, url: SplitResult, headers: Mapping[str, str], body: bytes, timeouts: Timeouts
-    ) -> http.client.HTTPResponse:
-        if self.connection.sock is None:
-            self._connect(timeouts)
+    ) -> tuple[http.client.HTTPResponse, Wire]:
+        wire = self._wire = self._wire or self._connected(timeouts)
+        wire.deadline = self._resting.clock() + timeouts.deadline
         target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
-        self.connection.request(method, self._prefix + target, body or None, {**headers, **self._extra})
-        return self.connection.getresponse()
+        self._connection.request(method, self._prefix + target, body or None, {**headers, **self._extra})
+        try:
+            return self._connection.getresponse(), wire
+        except http.client.HTTPException as error:
+            raise wire.error or error from error
 
-    def _connect(self, timeouts: Timeouts) -> None:
-        self.connection.connect()
-        connected: socket.socket = self.connection.sock
-        connected.settimeout(timeouts.stall)
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def give_back(self, *, reusable: bool) -> None:
+    def give_back(self, reusable: bool) -> None:
         if reusable:
             self._resting.put(self._origin, self)
         else:
-            self.connection.close()
+            self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _connected(self, timeouts: Timeouts) -> Wire:
+        self._connection.connect()
+        source: socket.socket = self._connection.sock
+        source.settimeout(timeouts.stall)
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        wire = Wire(source, self._resting.clock)
+        self._connection.sock = wire
+        return wire
 
 
 def _host_and_port(url: SplitResult) -> tuple[str, int]:

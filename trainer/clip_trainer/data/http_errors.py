@@ -49,8 +49,7 @@ def of_connection(error: BaseException, what: str) -> UnavailableError:
             f"{what}: the server's certificate is not trusted ({error.verify_message}).",
             hint="Set AWS_CA_BUNDLE or SSL_CERT_FILE to the certificates of your store or proxy.",
         )
-    text = " ".join(str(error).split())[:160]
-    reason = "no answer in time" if isinstance(error, TimeoutError) else text or type(error).__name__
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
     return UnavailableError(f"{what} cannot be reached ({reason}).", hint=_NETWORK_HINT)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from urllib.parse import SplitResult
 
@@ -33,12 +32,7 @@ def read_range(client: HttpClient, url: SplitResult, what: str, offset: int, len
         UnavailableError: too many attempts in a row that got nowhere.
         ClipError: the server refuses.
     """
-    # A BytesIO gives its content out as `bytes` without a copy, and allocating zeros costs nothing.
-    buffer = io.BytesIO(bytes(length))
-    with buffer.getbuffer() as view:
-        filling = _Filling(client, url, what, offset, view, etag)
-        filling.run()
-    return buffer.getvalue()
+    return _Range(client, url, what, offset, length, etag).read()
 
 
 def strong_etag(value: str | None) -> str | None:
@@ -46,41 +40,41 @@ def strong_etag(value: str | None) -> str | None:
     return value.strip('"') if value and not value.startswith("W/") else None
 
 
-class _Filling:
-    """A buffer that is being filled with a range; `_done` bytes of it are good."""
+class _Range:
+    """A range that is being read, piece by piece if it breaks; `_start` is the next byte that is missing."""
 
     def __init__(
-        self, client: HttpClient, url: SplitResult, what: str, offset: int, view: memoryview, etag: str | None
+        self, client: HttpClient, url: SplitResult, what: str, offset: int, length: int, etag: str | None
     ) -> None:
         self._client, self._url, self._what = client, url, what
-        self._offset, self._view, self._etag = offset, view, etag
-        self._done = 0
+        self._start, self._end, self._etag = offset, offset + length, etag
+        self._pieces: list[bytes] = []
 
-    def run(self) -> None:
-        """Fill it."""
+    def read(self) -> bytes:
+        """All of it."""
         failures = Failures(self._client.retry)
-        mark = 0
-        while self._done < len(self._view):
+        mark = self._start
+        while self._start < self._end:
             try:
                 self._attempt()
             except UnavailableError as error:
-                if self._done - mark >= _PROGRESS:
-                    mark = self._done
+                if self._start - mark >= _PROGRESS:
+                    mark = self._start
                     failures.progressed()
                 failures.wait_after(error)
                 self._client.counters.add(retries=1)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def _attempt(self) -> None:
-        start = self._offset + self._done
-        headers = {"Range": f"bytes={start}-{self._offset + len(self._view) - 1}"}
+        headers = {"Range": f"bytes={self._start}-{self._end - 1}"}
         if self._etag:
             headers["If-Match"] = f'"{self._etag}"'
         with self._client.open(Request("GET", self._url, self._what, headers)) as response:
             self._check_version(response)
             if response.status == 206:
-                self._check_range(response, start)
+                self._check_range(response)
             else:
-                self._skip(response, start)
+                self._skip(response)
             self._receive(response)
 
     def _check_version(self, response: Response) -> None:
@@ -91,40 +85,37 @@ class _Filling:
             raise changed(self._what)
         self._etag = found
 
-    def _check_range(self, response: Response, start: int) -> None:
+    def _check_range(self, response: Response) -> None:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None or int(match.group(1)) != start:
+        if match is None or int(match.group(1)) != self._start:
             raise nonsense(self._what, "the server sent another range than it was asked for")
-        count = int(match.group(2)) + 1 - start
-        if match.group(3) != "*" and int(match.group(3)) < self._offset + len(self._view):
+        count = int(match.group(2)) + 1 - self._start
+        if match.group(3) != "*" and int(match.group(3)) < self._end:
             raise too_short(self._what)
         if response.left is not None and response.left != count:
             raise nonsense(self._what, f"the server announced {response.left} bytes and a range of {count}")
         if count <= 0:
             raise nonsense(self._what, "the server sent an empty range")
 
-    def _skip(self, response: Response, start: int) -> None:
-        """Read up to `start` in the answer of a server without ranges, which begins at 0: slow, but right."""
+    def _skip(self, response: Response) -> None:
+        """Read up to the range in the answer of a server without ranges, which begins at 0: slow, but right."""
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise nonsense(self._what, "the server sent a web page instead")
-        if response.left is not None and response.left < self._offset + len(self._view):
+        if response.left is not None and response.left < self._end:
             raise too_short(self._what)
-        scratch = memoryview(bytearray(min(start, _SKIPPED_AT_ONCE)))
-        while start:
-            count = response.read_into(scratch[:start])
-            if not count:
-                raise nonsense(self._what, "the connection ended early")
-            start -= count
+        before = self._start
+        while before:
+            skipped = len(response.read(min(before, _SKIPPED_AT_ONCE)))
+            if not skipped:
+                raise nonsense(self._what, "the answer ended early")
+            before -= skipped
 
     def _receive(self, response: Response) -> None:
-        before, end = self._done, len(self._view)
-        try:
-            while self._done < end:
-                count = response.read_into(self._view[self._done :])
-                if not count:
-                    if self._done > before:
-                        return  # a part of the range is an honest answer; the rest is asked for next
-                    raise nonsense(self._what, "the answer ended early")
-                self._done += count
-        finally:
-            self._client.counters.add(bytes_read=self._done - before)
+        """Take what comes. A part of the range is an honest answer: the rest is asked for next."""
+        began = self._start
+        while self._start < self._end and (piece := response.read(self._end - self._start)):
+            self._pieces.append(piece)
+            self._start += len(piece)
+            self._client.counters.add(bytes_read=len(piece))
+        if self._start == began:
+            raise nonsense(self._what, "the answer ended early")

@@ -1,31 +1,12 @@
-"""An answer of a web server, its body received into the caller's buffer.
-
-`http.client` speaks the protocol. Large bodies go past its layers, straight from the socket into place: half the CPU
-time of its own `read`, and on an error it is known which bytes arrived.
-"""
+"""An answer of a web server."""
 
 from __future__ import annotations
 
 import http.client
-import io
-import socket
-import ssl
 from collections.abc import Callable
-from typing import Protocol
 
 from clip_trainer.data.http_errors import nonsense, of_connection
-
-_CHUNKED_PIECE = 64 << 10
-
-
-class Lease(Protocol):
-    """The connection under an answer, as the pool lends it."""
-
-    connection: http.client.HTTPConnection
-
-    def give_back(self, *, reusable: bool) -> None:
-        """Nothing more is read."""
-        ...
+from clip_trainer.data.http_wire import Wire
 
 
 class Response:
@@ -33,75 +14,53 @@ class Response:
 
     Args:
         raw: its head has been read.
-        lease: the connection it comes from.
-        has_time: whether the deadline of the request has not passed.
+        wire: what it comes over.
+        give_back: told at the end whether the connection can be used again.
         what: names the object in errors.
+
+    Attributes:
+        status: of HTTP.
+        headers: in any case.
+        left: bytes of the body that are to come; None if nobody knows.
     """
 
-    def __init__(self, raw: http.client.HTTPResponse, lease: Lease, has_time: Callable[[], bool], what: str) -> None:
+    def __init__(self, raw: http.client.HTTPResponse, wire: Wire, give_back: Callable[[bool], None], what: str) -> None:
         self.status, self.headers = raw.status, raw.headers
-        self.left = None if raw.chunked else raw.length  # bytes of the body; None if nobody knows
-        self._raw, self._lease, self._has_time, self._what = raw, lease, has_time, what
-        # Under an answer that ends with its connection, `http.client` has let go of the socket already.
-        self._socket: socket.socket | None = lease.connection.sock
-        self._past_buffer = False
+        self.left = None if raw.chunked else raw.length
+        self._raw, self._wire, self._give_back, self._what = raw, wire, give_back, what
 
-    def read_into(self, view: memoryview) -> int:
-        """Receive some of the body.
-
-        Returns:
-            How many bytes are now at the beginning of `view`; 0 at the end of the body.
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes of the body; fewer where it ends or the connection breaks, none only at its end.
 
         Raises:
-            UnavailableError: the connection broke or stalled, or the answer takes too long.
+            UnavailableError: the connection has broken or stalls, or the answer takes too long.
         """
         if self.left is not None:
-            view = view[: self.left]
-        if not len(view):
-            return 0
-        if not self._has_time():
-            raise nonsense(self._what, "the answer takes too long")
+            count = min(count, self.left)
+        if not count:
+            return b""
         try:
-            count = self._receive(view)
+            data: bytes = self._raw.read(count) if self._raw.chunked else self._raw.fp.read(count)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise of_connection(error, self._what) from error
+            raise of_connection(self._wire.error or error, self._what) from error
+        if not data and self._wire.error is not None:
+            raise of_connection(self._wire.error, self._what) from self._wire.error
         if self.left is not None:
-            if count == 0:
+            if not data:
                 raise nonsense(self._what, f"the connection ended {self.left} bytes early")
-            self.left -= count
-        return count
+            self.left -= len(data)
+        return data
 
     def read_rest(self, limit: int) -> bytes:
-        """The rest of the body, cut at `limit` bytes."""
+        """The rest of the body, cut at `limit` bytes. Raises as `read`."""
         pieces = []
-        piece = bytearray(_CHUNKED_PIECE)
-        with memoryview(piece) as view:
-            while limit and (count := self.read_into(view[:limit])):
-                pieces.append(bytes(view[:count]))
-                limit -= count
-        return b"".join(pieces)
+        while limit and (piece := self.read(limit)):
+            pieces.append(piece)
+            limit -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def release(self) -> None:
         """Give the connection back, or close it if more of the body is to come."""
         finished = self.left == 0 or self._raw.isclosed()
         self._raw.close()
-        self._lease.give_back(reusable=finished and not self._raw.will_close)
-
-    def _receive(self, view: memoryview) -> int:
-        if self._raw.chunked:
-            return self._raw.readinto(view[:_CHUNKED_PIECE])
-        if self._past_buffer:
-            return _receive_from_socket(self._socket, view)
-        # The head was read through a buffer, which may hold the beginning of the body. A view larger than the buffer
-        # empties it, and then the socket can be read directly.
-        self._past_buffer = self._socket is not None and len(view) > io.DEFAULT_BUFFER_SIZE
-        count: int = self._raw.fp.readinto1(view)
-        return count
-
-
-def _receive_from_socket(source: socket.socket | None, view: memoryview) -> int:
-    assert source is not None, "only read past the buffer while the connection holds its socket"
-    if isinstance(source, ssl.SSLSocket):
-        # `SSLSocket.recv_into` does the same through one more layer of Python, once for every 16 KiB record.
-        return int(source.read(len(view), view))
-    return source.recv_into(view)
+        self._give_back(finished and not self._raw.will_close and self._wire.error is None)
