@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from clip_testkit.flawedshards import SAMPLES, UNUSABLE, write_flawed
-from clip_testkit.shards import png
+from clip_testkit.httpfaults import damage
+from clip_testkit.s3fault import fault_server
+from clip_testkit.shards import png, write_dataset
 from clip_trainer.data.check_command import main
 from clip_trainer.data.index import index_dataset
 from clip_trainer.data.index_rules import SampleRules
@@ -127,3 +129,33 @@ class TestSheet:
 def test_what_is_not_there(check, tmp_path):
     with pytest.raises(MissingError):
         check(tmp_path / "nowhere")
+
+
+class TestFarAway:
+    """Shards behind HTTP: a draw fetches the samples it looks at, and nothing around them."""
+
+    @pytest.fixture
+    def server(self, tmp_path):
+        write_dataset(tmp_path, [200, 200])
+        index_dataset(str(tmp_path))
+        with fault_server(objects={f"/set/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}) as server:
+            yield server
+
+    def shard_ranges(self, server):
+        return [request for request in server.requests if request.path.endswith(".tar") and "range" in request.headers]
+
+    def test_a_draw(self, check, server):
+        report = check(f"{server.url}/set", samples=10)
+        assert (report["read"], report["unusable"]) == (10, 0)
+        assert len(self.shard_ranges(server)) == 10
+
+    def test_all(self, check, server):
+        report = check(f"{server.url}/set")
+        assert (report["read"], report["unusable"]) == (400, 0)
+        assert len(self.shard_ranges(server)) < 10
+
+    def test_damage_on_the_way_is_told_from_bad_images(self, check, server):
+        server.add(damage(), path=r"shard-000001\.tar")
+        report = check(f"{server.url}/set", max_bad=1.0)
+        assert not report["ok"]
+        assert report["damaged"] > 0
