@@ -7,6 +7,7 @@ import pytest
 from clip_testkit.madeup import MadeUpSamples
 from clip_testkit.shards import png
 from clip_trainer.data.check import check, draw, every
+from clip_trainer.data.check_sample import Examiner
 from clip_trainer.data.sample import RawSample
 from clipctl.contract.errors import CorruptError, UnavailableError
 
@@ -16,7 +17,7 @@ def sample(shard, index):
 
 
 def run(samples, wanted=None, **given):
-    return check(samples, wanted, count_tokens=len, max_pixels=10**6, **given)
+    return check(samples, wanted, Examiner(len, 10**6), **given)
 
 
 class TestDraw:

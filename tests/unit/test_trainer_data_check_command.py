@@ -58,6 +58,12 @@ def test_a_limit_of_the_run_makes_more_images_too_large(check, flawed):
     assert strict["too many pixels: NxN"] > usual["too many pixels: NxN"]
 
 
+def test_captions_of_the_run(check, flawed):
+    report = check(flawed, section={"captions": {"json.caption": 1.0}})
+    assert report["captions"]["count"] == 20
+    assert report["captions"]["missing"] == {"no caption": SAMPLES - 21, "empty caption": 1}
+
+
 def test_tolerance(check, flawed):
     assert not check(flawed, max_bad=0.2)["ok"]
     assert check(flawed, max_bad=0.22)["ok"]

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from clip_testkit.pictures import picture, rotated_by_exif
-from clip_trainer.data.check_sample import examine
+from clip_trainer.data.captions import weighted_texts
+from clip_trainer.data.check_sample import Examiner
 from clip_trainer.data.sample import RawSample
 
 
@@ -20,8 +21,9 @@ def encoded(image, kind):
 JPEG = encoded(picture(40, 60), "JPEG")
 
 
-def look(members, *, max_pixels=10**6):
-    return examine(RawSample("key", members), 3, 5, lambda text: len(text.split()) + 2, max_pixels)
+def look(members, **given):
+    examiner = Examiner(lambda text: len(text.split()) + 2, 10**6, **given)
+    return examiner.examine(RawSample("key", members), 3, 5)
 
 
 def test_a_whole_sample():
@@ -115,6 +117,13 @@ def test_equal_images_and_captions_have_equal_digests():
     )
     assert one.picture.digest == same.picture.digest != other.picture.digest
     assert one.captions[0].digest == same.captions[0].digest != other.captions[0].digest
+
+
+def test_captions_as_the_run_chooses_them():
+    members = {"jpg": JPEG, "txt": b"alt text", "json": b'{"caption": "other", "long": ["a cat", "a grey cat"]}'}
+    captions = weighted_texts({"json.long": 3.0, "txt": 1.0})
+    assert [caption.characters for caption in look(members, captions=captions).captions] == [5, 10, 8]
+    assert look({"jpg": JPEG, "json": b"{}"}, captions=captions).problem == "no caption"
 
 
 def test_halves_of_characters_do_no_harm():

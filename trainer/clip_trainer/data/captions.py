@@ -27,7 +27,6 @@ def weighted_caption(weights: Mapping[str, float]) -> ChooseCaption:
         weights: of `txt` and of `json.FIELD`, positive. Each element of a list has the weight of its field, and texts
             that a sample lacks are left out.
     """
-
     ordered = sorted(weights.items())  # the same choice however run.yaml lists them
 
     def choose(sample: RawSample, key: int) -> str:
@@ -42,6 +41,18 @@ def weighted_caption(weights: Mapping[str, float]) -> ChooseCaption:
         return texts[-1][1]  # rounding
 
     return choose
+
+
+def weighted_texts(weights: Mapping[str, float]) -> Callable[[RawSample], tuple[str, ...]]:
+    """All captions that `weighted_caption` chooses from. What is returned raises UnusableSample if there is none."""
+
+    def texts(sample: RawSample) -> tuple[str, ...]:
+        found = tuple(text for _, text in _texts(sample, sorted(weights.items())))
+        if not found:
+            raise UnusableSample("no caption")
+        return found
+
+    return texts
 
 
 def _texts(sample: RawSample, weights: Sequence[tuple[str, float]]) -> Iterator[tuple[float, str]]:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, islice
 
-from clip_trainer.data.check_sample import CountTokens, Finding, examine
+from clip_trainer.data.check_sample import Examiner, Finding
 from clip_trainer.data.check_tally import Tally
 from clip_trainer.data.progress import Progress, ProgressEvent
 from clip_trainer.data.samples import ReadHints, SampleReader, SampleSet
@@ -47,9 +47,8 @@ def every(counts: Sequence[int]) -> Iterator[Place]:
 def check(
     samples: SampleSet,
     wanted: int | None,
+    examiner: Examiner,
     *,
-    count_tokens: CountTokens,
-    max_pixels: int,
     seed: int = 0,
     previews: int = 0,
     threads: int = 2,
@@ -60,8 +59,7 @@ def check(
     Args:
         samples: the data set.
         wanted: how many to draw; None for all.
-        count_tokens: tokens of a caption before it is cut.
-        max_pixels: larger images cannot be used.
+        examiner: looks at each of them.
         seed: of the draw.
         previews: how many of the usable samples to remember.
         threads: threads that read and decode.
@@ -74,7 +72,7 @@ def check(
     # Draws lie far apart: blocks around them would be read for a single sample each.
     hints = ReadHints() if wanted is None else ReadHints(cache_bytes=0)
     places: Iterable[Place] = every(samples.counts) if wanted is None else draw(samples.counts, wanted, seed)
-    look = partial(_look, samples.open_reader(hints), count_tokens, max_pixels)
+    look = partial(_look, samples.open_reader(hints), examiner)
     tally = Tally(previews, seed)
     expected = total if wanted is None else min(wanted, total)
     for findings in _ordered(look, places, threads):
@@ -104,7 +102,7 @@ def _ordered(
             pool.shutdown(cancel_futures=True)
 
 
-def _look(reader: SampleReader, count_tokens: CountTokens, max_pixels: int, places: list[Place]) -> list[Finding]:
+def _look(reader: SampleReader, examiner: Examiner, places: list[Place]) -> list[Finding]:
     findings = []
     for shard, index in places:
         try:
@@ -112,5 +110,5 @@ def _look(reader: SampleReader, count_tokens: CountTokens, max_pixels: int, plac
         except CorruptError:
             findings.append(Finding(shard, index, key="", damage="stored bytes differ from the index"))
             continue
-        findings.append(examine(sample, shard, index, count_tokens, max_pixels))
+        findings.append(examiner.examine(sample, shard, index))
     return findings

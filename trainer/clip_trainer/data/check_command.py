@@ -11,12 +11,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from clip_trainer.data.captions import weighted_texts
 from clip_trainer.data.check import check
-from clip_trainer.data.check_sample import Finding
+from clip_trainer.data.check_sample import Examiner, Finding
 from clip_trainer.data.check_tally import Tally, shown
 from clip_trainer.data.check_verdict import judge
 from clip_trainer.data.contact_sheet import Cell, contact_sheet
 from clip_trainer.data.opening import open_training_data
+from clip_trainer.data.sample import RawSample
 from clip_trainer.data.samples import ReadHints, SampleSet
 from clip_trainer.elastic.cpus import usable_cpus
 from clip_trainer.jsonanswer import answer, tell
@@ -43,12 +45,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     data = DataSection.model_validate_json(json.dumps(request["data"]))
     samples = open_training_data(data)
-    tokenizer = BpeTokenizer()
     tally = check(
         samples,
         request["samples"],
-        count_tokens=lambda text: len(tokenizer.encode(text)) + 2,
-        max_pixels=data.max_pixels,
+        _examiner(data),
         seed=request["seed"],
         previews=max(request["previews"], _SHEET_PICTURES if request["sheet"] else 0),
         threads=usable_cpus() + (_WAITING_FOR_STORAGE if samples.remote else 0),
@@ -57,6 +57,12 @@ def main(arguments: list[str]) -> dict[str, Any]:
     if request["sheet"] is not None and tally.previews:
         _write_sheet(request["sheet"], samples, tally.previews, data.max_pixels)
     return _report(request, samples, tally)
+
+
+def _examiner(data: DataSection) -> Examiner:
+    tokenizer = BpeTokenizer()
+    captions = RawSample.captions if data.captions is None else weighted_texts(data.captions)
+    return Examiner(lambda text: len(tokenizer.encode(text)) + 2, data.max_pixels, captions)
 
 
 def _report(request: dict[str, Any], samples: SampleSet, tally: Tally) -> dict[str, Any]:

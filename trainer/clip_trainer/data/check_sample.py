@@ -78,28 +78,54 @@ class Finding:
         return self.damage or self.picture_problem or (None if labelled else self.class_problem or self.caption_problem)
 
 
-def examine(sample: RawSample, shard: int, index: int, count_tokens: CountTokens, max_pixels: int) -> Finding:
-    """Look at everything a sample has."""
-    data, problem = _image(sample)
-    picture, problem = (None, problem) if data is None else _picture(data, max_pixels)
-    described = _json(sample)
-    captions, caption_problem = _captions(sample, described)
-    has_class, class_problem = _class(sample)
-    return Finding(
-        shard=shard,
-        index=index,
-        key=sample.key,
-        bytes=len(data or b"") + sum(len(sample.members[suffix]) for suffix in _TEXTS & sample.members.keys()),
-        picture=picture,
-        picture_problem=problem,
-        captions=tuple(_caption(text, count_tokens) for text in captions),
-        caption_problem=caption_problem,
-        text=captions[0][:_PREVIEW] if captions else "",
-        has_class=has_class,
-        class_problem=class_problem,
-        json_keys=tuple(described),
-        language=next((str(described[key])[:20] for key in _LANGUAGE_KEYS if described.get(key)), None),
-    )
+@dataclass(frozen=True)
+class Examiner:
+    """Looks at samples as a run would."""
+
+    count_tokens: CountTokens
+    max_pixels: int
+    """Larger images cannot be used."""
+    captions: Callable[[RawSample], tuple[str, ...]] = RawSample.captions
+    """All captions of a sample. Raises UnusableSample if there is none."""
+
+    def examine(self, sample: RawSample, shard: int, index: int) -> Finding:
+        """Look at everything a sample has."""
+        data, problem = _image(sample)
+        picture, problem = (None, problem) if data is None else _picture(data, self.max_pixels)
+        described = _json(sample)
+        captions, caption_problem = self._captions(sample, described)
+        has_class, class_problem = _class(sample)
+        return Finding(
+            shard=shard,
+            index=index,
+            key=sample.key,
+            bytes=len(data or b"") + sum(len(sample.members[suffix]) for suffix in _TEXTS & sample.members.keys()),
+            picture=picture,
+            picture_problem=problem,
+            captions=tuple(_caption(text, self.count_tokens) for text in captions),
+            caption_problem=caption_problem,
+            text=captions[0][:_PREVIEW] if captions else "",
+            has_class=has_class,
+            class_problem=class_problem,
+            json_keys=tuple(described),
+            language=next((str(described[key])[:20] for key in _LANGUAGE_KEYS if described.get(key)), None),
+        )
+
+    def _captions(self, sample: RawSample, described: Mapping[str, object]) -> tuple[tuple[str, ...], str | None]:
+        try:
+            return self.captions(sample), None
+        except UnusableSample:
+            return (), "empty caption" if _has_blank_caption(sample, described) else "no caption"
+
+
+def _has_blank_caption(sample: RawSample, described: Mapping[str, object]) -> bool:
+    """Whether there is a place for a caption with nothing in it."""
+    if "txt" not in sample.members and described.keys().isdisjoint(("captions", "caption")):
+        return False
+    try:
+        return not sample.captions()
+    except UnusableSample:
+        return True
 
 
 def _image(sample: RawSample) -> tuple[bytes | None, str | None]:
@@ -119,14 +145,6 @@ def _picture(data: bytes, max_pixels: int) -> tuple[Picture | None, str | None]:
         kind, mode = image.format or "?", image.mode
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     return Picture(width, height, kind, mode, turned, xxhash.xxh3_64_intdigest(data)), None
-
-
-def _captions(sample: RawSample, described: Mapping[str, object]) -> tuple[tuple[str, ...], str | None]:
-    try:
-        return sample.captions(), None
-    except UnusableSample:
-        present = "txt" in sample.members or "captions" in described or "caption" in described
-        return (), "empty caption" if present else "no caption"
 
 
 def _class(sample: RawSample) -> tuple[bool, str | None]:
