@@ -104,10 +104,12 @@ def test_substitutes_stay_in_lane_and_epoch_and_reach_the_whole_lane(case, posit
     ref = order.sample_at(position)
     start = ref.epoch * order.samples
     lane = [r for r in order.batch(start, order.samples) if r.lane == ref.lane]
-    substitutes = [order.substitute(ref, attempt) for attempt in range(len(lane) + 1)]
+    substitutes = [order.substitute(ref, attempt) for attempt in range(len(lane))]
     assert substitutes[0] == ref
     assert {r.sample_id for r in substitutes} == {r.sample_id for r in lane}
-    assert substitutes[len(lane)] == ref
+    beyond = order.substitute(ref, len(lane) + 1)
+    assert beyond.sample_id == order.sample_at(position + (len(lane) + 1) * order.lanes).sample_id
+    assert beyond[:4] == ref[:4]
     assert (
         {(r.position, r.epoch, r.lane, r.ordinal) for r in substitutes}
         == {ref[:4]}

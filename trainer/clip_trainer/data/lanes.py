@@ -73,12 +73,17 @@ class SampleOrder(Order):
         return derive_key(self.seed, ref.epoch, ref.sample_id)
 
     def substitute(self, ref: SampleRef, attempt: int) -> SampleRef:
-        """See `Order`: the `attempt`-th next of the same lane and epoch; the lane's interval is cyclic here."""
+        """See `Order`: the `attempt`-th next of the same lane and epoch; the lane's interval is cyclic here.
+
+        When a whole interval is of no use, which only happens in tiny data sets, the lane's later epochs are tried.
+        """
         first = (ref.lane - ref.epoch * self.samples) % self.lanes
         length = self.samples // self.lanes + (first < self.samples % self.lanes)
-        ordinal = (ref.ordinal + attempt) % length
-        at = ref.epoch * self.samples + first + ordinal * self.lanes
-        return self.sample_at(at)._replace(position=ref.position, ordinal=ref.ordinal)
+        if attempt < length:
+            at = ref.epoch * self.samples + first + (ref.ordinal + attempt) % length * self.lanes
+        else:
+            at = ref.position + attempt * self.lanes
+        return self.sample_at(at)._replace(position=ref.position, epoch=ref.epoch, ordinal=ref.ordinal)
 
     def _lookup(self, positions: I64) -> Columns:
         """`O(log shards)` a position, once the epoch's shard order is known."""
