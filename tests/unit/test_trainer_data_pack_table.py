@@ -224,3 +224,13 @@ def test_tables_that_cannot_be_read(tmp_path, monkeypatch):
     fail(OSError(5, "Input/output error"))
     with pytest.raises(UnavailableError, match="Input/output error"):
         items(tmp_path / "latin.csv")
+
+
+def test_progress_through_a_long_table(tmp_path):
+    path = table(tmp_path, "t.csv", "image,caption\n" + "a.png,a caption of some length\n" * 50_000)
+    events = []
+    TextTable(path, Columns(), progress=events.append)
+    assert [event.done for event in events] == sorted(event.done for event in events)
+    assert len(events) == 5
+    assert events[-1].total == path.stat().st_size >> 20 == 1
+    assert (events[-1].stage, events[-1].item) == ("table", "t.csv")

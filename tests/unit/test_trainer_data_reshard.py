@@ -222,10 +222,10 @@ def test_neighbours_are_read_together(data, tmp_path):
     assert source.counters.requests - before == 3, "one read for each shard"
 
 
-@pytest.mark.parametrize("suffix", ["", "/"])
-def test_the_dataset_itself_is_no_output(data, suffix):
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "file://{}"])
+def test_the_dataset_itself_is_no_output(data, spelling):
     with pytest.raises(SpecError, match="is the dataset itself"):
-        reshard(str(data), str(data) + suffix)
+        reshard(str(data), spelling.format(data))
 
 
 def test_no_dataset(tmp_path):

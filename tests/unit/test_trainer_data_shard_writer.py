@@ -17,7 +17,7 @@ from clip_trainer.data.shard_tar import TarBuffer, archive_size, members_bytes
 from clip_trainer.data.shard_writer import NewSample, Unpackable, WriteOptions
 from clip_trainer.data.source_local import LocalSource
 from clip_trainer.data.tar import TarReader
-from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, UnavailableError
+from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, SpecError, UnavailableError
 
 
 class Numbers:
@@ -281,3 +281,9 @@ def test_progress_tells_of_samples_and_goes_on_after_an_interruption(tmp_path):
     assert (mine[-1].done, mine[-1].total) == (100, 100)
     assert [event.done for event in mine] == sorted(event.done for event in mine)
     assert {event.stage for event in events} == {"numbers", "index"}
+
+
+@pytest.mark.parametrize("option", ["samples_per_shard", "shard_bytes", "workers"])
+def test_numbers_that_mean_nothing(option):
+    with pytest.raises(SpecError, match="at least one"):
+        WriteOptions(**{option: 0 if option != "shard_bytes" else -1})

@@ -62,15 +62,25 @@ def pack(
     from clip_trainer.data.pack_columns import Columns
     from clip_trainer.data.pack_input import open_input
 
-    captions, kept = tuple(caption_column or ("caption",)), tuple(keep_metadata or ())
-    base = None if root is None else Path(root).expanduser()
     columns = Columns(
-        image_column, captions, class_column, split=split, split_column=split_column, root=base, metadata=kept
+        image=image_column,
+        captions=tuple(caption_column or ("caption",)),
+        cls=class_column,
+        split=split,
+        split_column=split_column,
+        root=None if root is None else Path(root).expanduser(),
+        metadata=tuple(keep_metadata or ()),
     )
     options = write_options(samples_per_shard, shard_bytes, workers, on_error)
     smaller = resize_option(resize, resize_mode, quality)
-    cells = "\t" if separator == "tab" else separator
-    items = open_input(source, columns, templates=template or (), separator=cells, strict=not options.skip_errors)
     with progress_line() as progress:
+        items = open_input(
+            source,
+            columns,
+            templates=template or (),
+            separator="\t" if separator == "tab" else separator,
+            strict=not options.skip_errors,
+            progress=progress,
+        )
         done = write(items, out, options, seed=seed, resize=smaller, progress=progress)
     say_written(done, asdict(done), json=json)

@@ -10,6 +10,7 @@ from clip_trainer.data.pack_folder import CaptionedFolder, ClassFolders, has_sid
 from clip_trainer.data.pack_item import PackSource
 from clip_trainer.data.pack_parquet import ParquetTable, parquet_files
 from clip_trainer.data.pack_table import TextTable
+from clip_trainer.data.progress import Progress
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -21,6 +22,7 @@ def open_input(
     templates: Sequence[str] = (),
     separator: str | None = None,
     strict: bool = True,
+    progress: Progress | None = None,
 ) -> PackSource:
     """Open whatever can be packed.
 
@@ -33,6 +35,7 @@ def open_input(
         templates: captions for class folders, with `{}` in the class name's place.
         separator: of the cells of a `.csv` or `.tsv`.
         strict: fail at once if a row of a table has no image or no caption.
+        progress: told how far the checking of a table is.
 
     Raises:
         MissingError, SpecError, CorruptError, PermissionDeniedError: see the classes for each kind.
@@ -40,10 +43,10 @@ def open_input(
     path, columns = Path(path).expanduser(), columns or Columns()
     if not path.is_dir():
         if path.suffix.lower() == ".parquet":
-            return ParquetTable([path], columns, strict=strict)
-        return TextTable(path, columns, separator=separator, strict=strict)
+            return ParquetTable([path], columns, strict=strict, progress=progress)
+        return TextTable(path, columns, separator=separator, strict=strict, progress=progress)
     if files := parquet_files(path):
-        return ParquetTable(files, columns, strict=strict)
+        return ParquetTable(files, columns, strict=strict, progress=progress)
     if not templates and has_sidecars(path):
         return CaptionedFolder(path, columns)
     return ClassFolders(path, templates=templates or (DEFAULT_TEMPLATE,))

@@ -20,6 +20,7 @@ import xxhash
 
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_item import ClassNames, PackItem
+from clip_trainer.data.progress import Progress, ProgressEvent
 from clip_trainer.data.shard_writer import Unpackable
 from clipctl.contract.errors import (
     CannotCreateError,
@@ -41,6 +42,7 @@ class ParquetTable:
         paths: the files, which have the same columns.
         columns: what these mean.
         strict: fail at the first row without image or caption; else that row is an item that cannot be packed.
+        progress: told how many files are copied.
 
     Raises:
         SpecError: a missing column or a malformed row, or pyarrow is not installed.
@@ -49,8 +51,11 @@ class ParquetTable:
         CannotCreateError: no room for the temporary copy.
     """
 
-    def __init__(self, paths: Sequence[Path], columns: Columns, *, strict: bool = True) -> None:
+    def __init__(
+        self, paths: Sequence[Path], columns: Columns, *, strict: bool = True, progress: Progress | None = None
+    ) -> None:
         _require_pyarrow()
+        self._progress = progress
         self._columns, self._base, self._strict = columns, paths[0].parent, strict
         self._files = [path.name for path in paths]
         self._file_starts = array("Q", [0])  # of every file, the number of its first row among all rows
@@ -105,6 +110,9 @@ class ParquetTable:
                     writer.write_batch(batch.take(arrow.array(chosen)))
                 row += batch.num_rows
             self._file_starts.append(row)
+            if self._progress is not None:
+                done = len(self._file_starts) - 1
+                self._progress(ProgressEvent("table", done, len(paths), copy.tell(), path.name))
         if writer is not None:
             writer.close()
         copy.flush()

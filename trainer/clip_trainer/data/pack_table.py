@@ -19,10 +19,12 @@ import xxhash
 
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_item import ClassNames, PackItem
+from clip_trainer.data.progress import Progress, ProgressEvent
 from clip_trainer.data.shard_writer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_TELL_EVERY = 10_000  # lines
 TEXT_TABLES = (*_DELIMITERS, ".jsonl")
 
 Row = dict[str, Any]
@@ -36,20 +38,29 @@ class TextTable:
         columns: what its columns mean.
         separator: of the cells of a `.csv` or `.tsv`; None means a comma and a tabulator.
         strict: fail at the first row without image or caption; else that row is an item that cannot be packed.
+        progress: told how many MiB of the table are checked.
 
     Raises:
         MissingError: the table does not exist, or no row is left.
         SpecError: unknown kind of table, a missing column or a malformed row; names the line.
     """
 
-    def __init__(self, path: Path, columns: Columns, *, separator: str | None = None, strict: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Columns,
+        *,
+        separator: str | None = None,
+        strict: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
         self._path, self._columns = path, columns
         self._format = _format(path, separator)
         self._starts, self._lengths, self._lines = array("Q"), array("I"), array("I")
         self._file = _open(path)
         weakref.finalize(self, os.close, self._file)
         content = xxhash.xxh3_128()
-        self.classes = self._scan(content.update, strict)
+        self.classes = self._scan(_Lines(self._file, path, content.update, progress), strict)
         self.identity = f"{content.hexdigest()}-{columns.identity(path.parent)}{separator or ''}"
         if not self._starts:
             chosen = f" with {columns.split_column} = {columns.split!r}" if columns.split is not None else ""
@@ -64,20 +75,19 @@ class TextTable:
         where = f"{self._path}:{self._lines[number]}"
         return self._columns.item(self._format.parse(raw.decode(), where), where, self._path.parent)
 
-    def _scan(self, on_bytes: Callable[[bytes], None], strict: bool) -> tuple[str, ...]:
+    def _scan(self, lines: _Lines, strict: bool) -> tuple[str, ...]:
         names = ClassNames()
-        with open(self._file, "rb", closefd=False) as file:
-            for place, row in self._format.rows(_Lines(file, self._path, on_bytes), self._columns):
-                if not self._columns.wanted(row):
-                    continue
-                try:
-                    names.add(self._columns.item(row, f"{self._path}:{place.line}", self._path.parent))
-                except Unpackable as problem:
-                    if strict:
-                        raise problem.error from problem
-                self._starts.append(place.start)
-                self._lengths.append(place.end - place.start)
-                self._lines.append(place.line)
+        for place, row in self._format.rows(lines, self._columns):
+            if not self._columns.wanted(row):
+                continue
+            try:
+                names.add(self._columns.item(row, f"{self._path}:{place.line}", self._path.parent))
+            except Unpackable as problem:
+                if strict:
+                    raise problem.error from problem
+            self._starts.append(place.start)
+            self._lengths.append(place.end - place.start)
+            self._lines.append(place.line)
         return names.finish()
 
 
@@ -90,15 +100,25 @@ class _Place(NamedTuple):
 class _Lines:
     """The lines of a file, and how far they have been read."""
 
-    def __init__(self, file: BinaryIO, path: Path, on_bytes: Callable[[bytes], None]) -> None:
-        self._file, self.path, self._on_bytes = file, path, on_bytes
+    def __init__(
+        self, descriptor: int, path: Path, on_bytes: Callable[[bytes], None], progress: Progress | None
+    ) -> None:
+        self._descriptor, self.path, self._on_bytes, self._progress = descriptor, path, on_bytes, progress
         self.offset = self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._file:
+        with open(self._descriptor, "rb", closefd=False) as file:
+            yield from self._texts(file)
+
+    def _texts(self, file: BinaryIO) -> Iterator[str]:
+        size = os.fstat(self._descriptor).st_size
+        for line in file:
             self._on_bytes(line)
             self.number += 1
             self.offset += len(line)
+            if self._progress is not None and self.number % _TELL_EVERY == 0:
+                event = ProgressEvent("table", self.offset >> 20, size >> 20, self.offset, self.path.name)
+                self._progress(event)
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:

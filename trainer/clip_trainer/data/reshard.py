@@ -18,6 +18,7 @@ from clip_trainer.data.grouping import IMAGE_SUFFIXES, split_name
 from clip_trainer.data.image_resize import Resize, prepare_pillow
 from clip_trainer.data.index import Dataset, open_dataset
 from clip_trainer.data.index_format import sample_check
+from clip_trainer.data.location import parse_location
 from clip_trainer.data.pack import CLASSES_NAME
 from clip_trainer.data.pack_image import stored_image
 from clip_trainer.data.progress import Progress
@@ -58,7 +59,7 @@ def reshard(
     if resize is not None:
         prepare_pillow()
     dataset = open_dataset(data, name=index, progress=progress)
-    if dataset.source.base == out.rstrip("/"):
+    if dataset.source.base == parse_location(out).base:
         raise SpecError(f"{out} is the dataset itself.", hint="Write the new shards to another directory.")
     producer = _Resharding(dataset, seed, resize)
     return write_set(producer, out, options or WriteOptions(), beside=_class_names(dataset), progress=progress)

@@ -18,7 +18,7 @@ from clip_trainer.data.progress import Progress, ProgressEvent
 from clip_trainer.data.shard_record import ShardRecord, shard_name
 from clip_trainer.data.shard_tar import TarBuffer, archive_size, members_bytes
 from clip_trainer.data.source import Source
-from clipctl.contract.errors import ClipError
+from clipctl.contract.errors import ClipError, SpecError
 
 _BATCH = 16  # samples a thread makes at a time
 _BATCHES_AHEAD = 2  # per thread, so that nobody waits while a shard is cut
@@ -74,6 +74,11 @@ class WriteOptions:
     workers: int = 1
     skip_errors: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises SpecError for numbers that mean nothing."""
+        if min(self.samples_per_shard, self.workers, self.shard_bytes or 1) < 1:
+            raise SpecError("A shard has at least one sample, and at least one thread makes them.")
+
 
 def write_shards(
     producer: Producer, sink: Source, record: ShardRecord, options: WriteOptions, progress: Progress | None
@@ -113,7 +118,8 @@ def _write(
         elif not shard.add(outcome):
             committer.commit(shard, position)
             shard = _Shard(options)
-            shard.add(outcome)
+            added = shard.add(outcome)
+            assert added, "an empty shard takes any sample"
         if progress is not None and ((position + 1) % _BATCH == 0 or position + 1 == total):
             written = committer.record.bytes + shard.size
             progress(ProgressEvent(producer.stage, position + 1, total, written, shard_name(committer.record.shards)))
