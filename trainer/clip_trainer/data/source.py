@@ -17,7 +17,7 @@ from clip_trainer.data.retry import RetryPolicy
 from clipctl.contract.errors import CorruptError
 
 _STREAM_CHUNK = 8 << 20
-_READ_AHEAD = 3  # chunks on their way while one is used
+_READ_AHEAD = 4  # chunks on their way while one is used
 
 
 class ObjectInfo(NamedTuple):
