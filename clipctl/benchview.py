@@ -24,6 +24,8 @@ def bench_lines(report: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     rows = [_row(name, timing) for name, timing in report["stages"].items()]
+    if report["parse"] is not None:
+        rows.insert(1, _row("  of it, parse", report["parse"]))  # reading comes first
     yield table(_HEADERS, [*rows, _row("all together", report["end_to_end"])])
     yield ""
     yield f"first batch after {report['first_batch_seconds']:.2f} s"

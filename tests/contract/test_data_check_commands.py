@@ -92,7 +92,7 @@ def test_bench_measures_every_stage_and_gives_advice(flawed):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert list(report["stages"]) == ["read", "decode", "transform", "tokenise"]
-    for stage in (*report["stages"].values(), report["end_to_end"]):
+    for stage in (*report["stages"].values(), report["parse"], report["end_to_end"]):
         assert stage["samples_per_second"] > 0
         assert stage["cpu_us_per_sample"] > 0
     assert report["end_to_end"]["samples"] <= 32

@@ -59,6 +59,7 @@ MEASURED = {
     "image_side": 100,
     "input_side": 224,
     "stages": {},
+    "parse": None,
     "end_to_end": {"samples_per_second": 10, "cpu_us_per_sample": 20, "bytes": 0, "bytes_per_second": 0},
     "first_batch_seconds": 0.5,
     "held": 5,

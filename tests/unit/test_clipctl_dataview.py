@@ -221,6 +221,7 @@ def test_bench():
                 "image_side": 553.6,
                 "input_side": 224,
                 "stages": {"read": timing(9444.2, 50.1, 600 << 20), "decode": timing(2880.0, 1050.0)},
+                "parse": timing(30_000.0, 33.0),
                 "end_to_end": timing(1500.5, 1948.0, 30 << 20),
                 "first_batch_seconds": 0.834,
                 "held": 512,
@@ -233,8 +234,9 @@ def test_bench():
     assert lines[0] == "s3://bucket/shards (remote)"
     assert lines[1] == "ViT-B-32, batches of 256, 4 threads on 8 CPUs, images of 554 pixels to 224"
     assert lines[4].split() == ["read", "9,444", "50", "600.0", "MiB/s"]
-    assert lines[5].split() == ["decode", "2,880", "1,050"]
-    assert lines[6].split() == ["all", "together", "1,500", "1,948", "30.0", "MiB/s"]
+    assert lines[5].split() == ["of", "it,", "parse", "30,000", "33"]
+    assert lines[6].split() == ["decode", "2,880", "1,050"]
+    assert lines[7].split() == ["all", "together", "1,500", "1,948", "30.0", "MiB/s"]
     assert "first batch after 0.83 s" in lines
     assert "3 of the first 512 samples cannot be used; see `clipctl data check`" in lines
     assert lines[-2:] == ["decode-bound: it takes long.", "Resize."]

@@ -51,7 +51,8 @@ def measured():
 def test_every_stage_is_measured_in_order(measured):
     result, told, _ = measured
     assert list(result.stages) == ["read", "decode", "transform", "tokenise"]
-    assert told == [*result.stages, "all together"]
+    assert told == ["read", "parse", "decode", "transform", "tokenise", "all together"]
+    assert result.parse is None  # samples made up in memory are in no shard
     for timing in (*result.stages.values(), result.end_to_end):
         assert timing.samples > 0
         assert timing.seconds > 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from clip_trainer.data.bench_parse import time_parsing
 from clip_trainer.data.bench_timing import Clock, Timing, time_work
 from clip_trainer.data.loader import BatchLoader, Tokenize
 from clip_trainer.data.order import Order, SampleRef
@@ -53,6 +54,8 @@ class Measured:
     """The stages alone, then the loader as training uses it."""
 
     stages: dict[str, Timing]
+    parse: Timing | None
+    """The part of `read` that is not waiting for storage: verifying, taking apart. None where there are no shards."""
     end_to_end: Timing
     first_batch_seconds: float
     unusable: int
@@ -81,6 +84,8 @@ def bench(load: Workload) -> Measured:
     """
     load.told("read")
     raw, read = _read(load)
+    load.told("parse")
+    parse = time_parsing(load.samples, threads=load.threads, seconds=load.seconds)
     held = _hold(load, raw)
     if not held.encoded:
         problem = f"none of the {len(raw)} samples that were read can be used."
@@ -94,7 +99,7 @@ def bench(load: Workload) -> Measured:
     start = -(-read.samples // load.batch) * load.batch
     end_to_end, first = _end_to_end(load, start)
     side = math.exp(sum(map(math.log, held.sides)) / len(held.sides))
-    return Measured(stages, end_to_end, first, held.unusable, len(raw), side)
+    return Measured(stages, parse, end_to_end, first, held.unusable, len(raw), side)
 
 
 def _read(load: Workload) -> tuple[list[RawSample], Timing]:

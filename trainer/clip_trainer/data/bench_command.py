@@ -28,7 +28,7 @@ from clip_trainer.vision.resizing import height_width
 from clipctl.contract.sections import DataSection
 from clipctl.contract.spec import lane_count
 
-_STAGES = 5
+_STAGES = 6
 _LANE_SAMPLES = 64  # a lane replaces bad samples by its own, so it needs some
 
 
@@ -98,6 +98,7 @@ def _report(request: dict[str, Any], load: Workload, measured: Measured) -> dict
         "image_side": round(measured.image_side, 1),
         "input_side": situation.input_side,
         "stages": {name: _timing(timing) for name, timing in measured.stages.items()},
+        "parse": None if measured.parse is None else _timing(measured.parse),
         "end_to_end": _timing(measured.end_to_end),
         "first_batch_seconds": round(measured.first_batch_seconds, 4),
         "held": measured.held,
