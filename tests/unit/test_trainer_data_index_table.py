@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_trainer.data import index_rows, index_table
-from clip_trainer.data.index_format import ShardIndex, in_memory, join_index, make_index
+from clip_trainer.data.index_format import ShardIndex
 from clip_trainer.data.index_header import IndexHeader, TableRef, header_name
+from clip_trainer.data.index_join import in_memory, join_index, make_index
 from clip_trainer.data.index_rows import (
     ROW_BYTES,
     RowCache,

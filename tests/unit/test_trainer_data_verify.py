@@ -5,7 +5,7 @@ import xxhash
 
 from clip_testkit.shards import sample_members, tar_bytes, write_dataset
 from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.index_format import make_index
+from clip_trainer.data.index_join import make_index
 from clip_trainer.data.index_rows import ShardDetails, pack_rows
 from clip_trainer.data.index_rules import SampleRules
 from clip_trainer.data.index_store import save_index

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
-from clip_trainer.data.index_format import ShardIndex, make_index
+from clip_trainer.data.index_format import ShardIndex
+from clip_trainer.data.index_join import make_index
 from clip_trainer.data.index_rules import SampleRules
 from clip_trainer.data.index_scan import scan_shard
 from clip_trainer.data.index_table import IndexedShard

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import xxhash
 
-from clip_trainer.data.index_format import ShardIndex, in_memory, join_index
+from clip_trainer.data.index_format import ShardIndex
 from clip_trainer.data.index_header import INDEX_HINT, IndexHeader, header_name
+from clip_trainer.data.index_join import in_memory, join_index
 from clip_trainer.data.location import INDEX_NAME, Location
 from clip_trainer.data.source import Source
 from clip_trainer.data.source_local import LocalSource

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from clip_trainer.data.index_build import ShardScan, shard_infos
 from clip_trainer.data.index_changes import IndexChanges, find_changes, is_unchanged
-from clip_trainer.data.index_format import ShardIndex, make_index
+from clip_trainer.data.index_format import ShardIndex
+from clip_trainer.data.index_join import make_index
 from clip_trainer.data.index_journal import IndexJournal
 from clip_trainer.data.index_rules import SampleRules
 from clip_trainer.data.index_store import (
