@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -55,8 +56,14 @@ def field_paths(section: type[Section] = RunSpec, prefix: str = "") -> Iterator[
         path = f"{prefix}{name}"
         if isinstance(inner, type) and issubclass(inner, Section) and typing.get_origin(info.annotation) is not dict:
             yield from field_paths(inner, f"{path}.")
-        else:
+        if inner is None or _may_be_a_value(info.annotation) or typing.get_origin(info.annotation) is dict:
             yield path
+
+
+def _may_be_a_value(annotation: Any) -> bool:
+    """Whether an annotation such as `str | tuple[Section, ...]` allows something that holds no section."""
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    return any(_contained(choice) is None and choice is not types.NoneType for choice in choices)
 
 
 def _contained(annotation: Any) -> type[Section] | None:

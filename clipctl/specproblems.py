@@ -27,6 +27,8 @@ _KINDS = {
 _PATTERNS = {
     "[a-z]([-a-z0-9]": "may hold only lower-case letters, digits and `-`, and starts with a letter",
     "[a-z0-9]([-a-z0-9]": "may hold only lower-case letters, digits and `-`",
+    "[a-z0-9._-]": "may hold only lower-case letters, digits, `.`, `-` and `_`",
+    "(txt|json": "is neither `txt` nor `json.` and the name of a field",
     "(m|k|M|G|T": "is not a Kubernetes quantity such as 500m, 4 or 16Gi",
     "[A-Za-z_][A-Za-z0-9_]": "is not the name of an environment variable",
     "^/": "is not an absolute path",

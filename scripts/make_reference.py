@@ -111,6 +111,7 @@ class RunYaml:
         """The section a field holds, and what to append to its path: nothing, `[]` for lists, `.NAME` for mappings."""
         candidates = [(field, ""), (field.get("items"), "[]"), (mapped(field)[1], ".NAME")]
         candidates += [(choice, "") for choice in field.get("anyOf", ())]
+        candidates += [(choice.get("items"), "[]") for choice in field.get("anyOf", ())]
         for node, suffix in candidates:
             if isinstance(node, dict) and "properties" in self._resolve(node):
                 return self._resolve(node), suffix

@@ -67,7 +67,7 @@ def test_the_resolved_spec_is_a_valid_spec():
         (("data.resample={}", "data.epoch_samples=7"), "remove it"),
         (("data.resample={weight_by: row}",), "should be sample, shard or source"),
         (("data.captions={}",), "data.captions: "),
-        (("data.captions={json: 1}",), "data.captions.json: "),
+        (("data.captions={json: 1}",), "data.captions.json: is neither `txt` nor `json.` and the name of a field"),
         (("data.captions={txt: 0}",), "data.captions.txt: should be greater than 0"),
         (("data.index=Big",), "data.index: may hold only"),
         (("data.memory=2 GB",), "data.memory: is not a Kubernetes quantity"),

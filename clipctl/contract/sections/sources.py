@@ -16,7 +16,7 @@ PIPE = "pipe:"
 SEPARATOR = "::"
 """Between the sources of one location, as OpenCLIP writes it."""
 
-IndexName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+IndexName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 CaptionKey = Annotated[str, StringConstraints(pattern=r"^(txt|json\.[A-Za-z0-9_.-]+)$", max_length=128)]
 
 
