@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -45,12 +46,13 @@ class ImageServer:
         pages: answers by path; others are 404.
         asked: the requests, in order.
         most_at_once: the largest number of requests being answered at the same time.
+        connections: how many were accepted.
     """
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.pages: dict[str, Page] = {}
         self.asked: list[Asked] = []
-        self.most_at_once = 0
+        self.most_at_once = self.connections = 0
         self.on_request: Callable[[int], None] = lambda number: None
         self.stopped = threading.Event()
         self._lock = threading.Lock()
@@ -62,7 +64,9 @@ class ImageServer:
 
         self._http = _Server((address, 0), Handler)
         self._thread = threading.Thread(target=lambda: self._http.serve_forever(poll_interval=0.02), daemon=True)
-        self.url = f"http://{address}:{self._http.server_address[1]}"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        self.url = f"{'http' if tls is None else 'https'}://{address}:{self._http.server_address[1]}"
 
     def paths(self) -> Counter[str]:
         """How often each path was asked for."""
@@ -104,9 +108,9 @@ class ImageServer:
 
 
 @contextlib.contextmanager
-def serving_images(address: str = "127.0.0.1") -> Iterator[ImageServer]:
+def serving_images(address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
     """A running server on an address of 127.0.0.0/8."""
-    server = ImageServer(address)
+    server = ImageServer(address, tls)
     server.start()
     try:
         yield server
@@ -148,6 +152,12 @@ def drip_head(handler: _Handler, page: Page) -> None:
     handler.send_slowly(b"x")
 
 
+def babble(handler: _Handler, page: Page) -> None:
+    """Answer with the body alone, as if HTTP did not exist."""
+    handler.wfile.write(page.body)
+    handler.close_connection = True
+
+
 def endless(handler: _Handler, page: Page) -> None:
     """Send the body over and over, with no length."""
     handler.head(page.status, {"Connection": "close", **page.headers})
@@ -168,7 +178,12 @@ class _Server(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     server_of_images: ImageServer
     protocol_version = "HTTP/1.1"
-    wbufsize = 1 << 16  # head and body in one packet
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Count a connection."""
+        self.server_of_images.connections += 1
+        super().setup()
 
     def do_GET(self) -> None:
         """Answer."""

@@ -111,8 +111,12 @@ def _csv_pairs(table: Path, columns: TableColumns) -> Iterator[tuple[str, str]]:
 def _tsv_pairs(table: Path, columns: TableColumns) -> Iterator[tuple[str, str]]:
     # The published TSVs hold single quotation marks inside captions: line by line, a stray one harms no other row.
     with _open(table, newline="\n") as file:
-        cells = ([_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")] for line in file)
-        yield from _pairs(cells, columns, table)
+        yield from _pairs(map(_tsv_cells, file), columns, table)
+
+
+def _tsv_cells(line: str) -> list[str]:
+    cells = line.rstrip("\r\n").split("\t")
+    return [_unquoted(cell) for cell in cells] if '"' in line else cells
 
 
 def _unquoted(cell: str) -> str:
