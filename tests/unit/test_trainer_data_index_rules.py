@@ -14,7 +14,9 @@ from clip_trainer.data.index_rows import unpack_details, unpack_rows
 from clip_trainer.data.index_rules import SampleRules, parse_where
 from clip_trainer.data.index_scan import scan_shard
 from clip_trainer.data.index_update import IndexOptions, index_dataset
+from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.sample import RawSample, parse_sample
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.source import ObjectInfo, SourceCounters
 from clipctl.contract.errors import MissingError, SpecError
 
@@ -225,3 +227,15 @@ def test_rules_that_leave_nothing_are_an_error(mixed):
         index_dataset(mixed, IndexOptions(SampleRules(min_side=99)), name="none")
     with pytest.raises(MissingError):
         open_dataset(mixed, name="none")
+
+
+def test_a_shard_without_samples_left_is_in_nobodys_way(mixed, tmp_path):
+    (tmp_path / "00.tar").write_bytes(tar_bytes([("s.png", picture("png", 3, 3)), ("s.txt", b"small")]))
+    index_dataset(mixed, IndexOptions(SampleRules(min_side=8)), name="n")
+    dataset = open_dataset(mixed, name="n")
+    assert dataset.counts == (3, 0, 3)
+    dataset.require("image", "caption")
+    order = SampleOrder(dataset.counts, seed=1, lanes=2, shuffle_block=2)
+    reader = dataset.open_reader(ReadHints())
+    seen = [reader.read(ref.shard, ref.index_in_shard).key for ref in order.batch(0, 6)]
+    assert sorted(seen) == ["01", "02", "03", "11", "12", "13"]

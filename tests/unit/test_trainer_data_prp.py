@@ -80,3 +80,14 @@ def test_permutation_is_frozen():
 
 FROZEN_10 = [1, 4, 2, 9, 3, 6, 7, 5, 8, 0]
 FROZEN_KEY = 9812528628958509896
+
+
+def test_long_arrays_are_permuted_as_short_ones_are():
+    """They are worked on piece by piece, which must not show."""
+    size = 3 * 2**14 + 5
+    found = images(size, 11)
+    assert sorted(found) == list(range(size))
+    values = np.array([0, 2**14 - 1, 2**14, 2**15, size - 1], np.uint64)
+    alone = permute(values, np.full(5, size, np.uint64), np.full(5, 11, np.uint64))
+    assert alone.tolist() == [found[value] for value in values.tolist()]
+    assert permute(values[:0], values[:0], values[:0]).tolist() == []
