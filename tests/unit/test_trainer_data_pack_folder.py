@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from clip_trainer.data.pack_folder import CaptionedFolder, ClassFolders, has_sid
 from clip_trainer.data.pack_input import open_input
 from clip_trainer.data.pack_item import ListedItems, PackItem
 from clip_trainer.data.pack_table import TextTable
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError
 
 
@@ -172,6 +173,24 @@ def test_which_kind_of_input_a_path_is(captioned, classes, tmp_path):
     put(tmp_path / "t.csv", "image,caption\na.jpg,x\n")
     assert isinstance(open_input(str(tmp_path / "t.csv")), TextTable)
     assert open_input(classes)[0].captions == ("a photo of a big dog.",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "options", "named"),
+    [
+        ("table", Columns(), {"templates": ["{}"]}, "--template"),
+        ("captioned", Columns(split="train"), {}, "--split"),
+        ("captioned", Columns(root=Path("/")), {}, "--root"),
+        ("captioned", Columns(), {"separator": ";"}, "--separator"),
+        ("classes", Columns(metadata=("url",)), {}, "--keep-metadata"),
+        ("classes", Columns(split="train"), {}, "--split"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(captioned, classes, tmp_path, kind, columns, options, named):
+    table = put(tmp_path / "t.csv", "image,caption\na.jpg,x\n")
+    path = {"table": table, "captioned": captioned, "classes": classes}[kind]
+    with pytest.raises(SpecError, match=f"{named} means nothing for {path}"):
+        open_input(path, columns, **options)
 
 
 def test_listed_items():

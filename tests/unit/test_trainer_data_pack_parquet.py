@@ -13,7 +13,8 @@ from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_input import open_input
 from clip_trainer.data.pack_item import PackItem
 from clip_trainer.data.pack_parquet import ParquetTable
-from clip_trainer.data.shard_writer import Unpackable, WriteOptions
+from clip_trainer.data.shard_producer import Unpackable
+from clip_trainer.data.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError, SpecError
 
 arrow = pytest.importorskip("pyarrow")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_item import PackItem
 from clip_trainer.data.pack_table import TextTable
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 

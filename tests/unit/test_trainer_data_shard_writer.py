@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_testkit.shards import read_shards
+from clip_trainer.data.shard_producer import NewSample, Unpackable
 from clip_trainer.data.shard_record import RECORD_NAME, ShardRecord, find_record, shard_name
 from clip_trainer.data.shard_set import write_set
 from clip_trainer.data.shard_tar import TarBuffer, archive_size, members_bytes
-from clip_trainer.data.shard_writer import NewSample, Unpackable, WriteOptions
+from clip_trainer.data.shard_writer import WriteOptions
 from clip_trainer.data.source_local import LocalSource
 from clip_trainer.data.tar import TarReader
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, SpecError, UnavailableError

@@ -20,8 +20,9 @@ from clip_trainer.data.pack_image import StoredImage, read_image, stored_image
 from clip_trainer.data.pack_item import PackItem, PackSource
 from clip_trainer.data.progress import Progress
 from clip_trainer.data.shard_order import shuffled
+from clip_trainer.data.shard_producer import NewSample, Outcome, Unpackable
 from clip_trainer.data.shard_set import WriteSummary, write_set
-from clip_trainer.data.shard_writer import NewSample, Outcome, Unpackable, WriteOptions
+from clip_trainer.data.shard_writer import WriteOptions
 from clip_trainer.data.source import open_source
 
 CLASSES_NAME = "classes.json"
@@ -80,7 +81,7 @@ def read_class_names(directory: str | Path) -> tuple[str, ...]:
 
 
 class _Packing:
-    """Makes samples of items; implements `shard_writer.Producer`."""
+    """Makes samples of items; implements `shard_producer.Producer`."""
 
     stage = "pack"
 

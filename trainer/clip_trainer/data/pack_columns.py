@@ -12,7 +12,7 @@ import xxhash
 
 from clip_trainer.data.grouping import IMAGE_SUFFIXES
 from clip_trainer.data.pack_item import PackItem
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import SpecError
 
 _JSON_MEMBER = frozenset({"caption", "captions", "width", "height", "original_width", "original_height"})

@@ -17,7 +17,7 @@ import xxhash
 from clip_trainer.data.grouping import IMAGE_SUFFIXES
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_item import PackItem
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError
 
 _SIDECARS = (".txt", ".json")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from clip_trainer.data.grouping import IMAGE_SUFFIXES
 from clip_trainer.data.image_header import read_header
 from clip_trainer.data.image_resize import Resize, Undecodable
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import ClipError, CorruptError, MissingError, PermissionDeniedError
 
 Size = tuple[int, int]

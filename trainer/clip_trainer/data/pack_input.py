@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_folder import CaptionedFolder, ClassFolders, has_sidecars
@@ -11,6 +12,7 @@ from clip_trainer.data.pack_item import PackSource
 from clip_trainer.data.pack_parquet import ParquetTable, parquet_files
 from clip_trainer.data.pack_table import TextTable
 from clip_trainer.data.progress import Progress
+from clipctl.contract.errors import SpecError
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 
@@ -41,12 +43,21 @@ def open_input(
         MissingError, SpecError, CorruptError, PermissionDeniedError: see the classes for each kind.
     """
     path, columns = Path(path).expanduser(), columns or Columns()
-    if not path.is_dir():
-        if path.suffix.lower() == ".parquet":
-            return ParquetTable([path], columns, strict=strict, progress=progress)
+    tables = parquet_files(path) if path.is_dir() else [path]
+    if tables:
+        _refuse(path, "a table", {"--template": templates})
+        if tables[0].suffix.lower() == ".parquet":
+            return ParquetTable(tables, columns, strict=strict, progress=progress)
         return TextTable(path, columns, separator=separator, strict=strict, progress=progress)
-    if files := parquet_files(path):
-        return ParquetTable(files, columns, strict=strict, progress=progress)
+    _refuse(path, "a folder", {"--split": columns.split, "--root": columns.root, "--separator": separator})
     if not templates and has_sidecars(path):
         return CaptionedFolder(path, columns)
+    _refuse(path, "a folder for each class", {"--keep-metadata": columns.metadata})
     return ClassFolders(path, templates=templates or (DEFAULT_TEMPLATE,))
+
+
+def _refuse(path: Path, kind: str, options: Mapping[str, Any]) -> None:
+    """Raises SpecError if an option is given that means nothing for this kind of input."""
+    for option, value in options.items():
+        if value:
+            raise SpecError(f"{option} means nothing for {path}, which is {kind}.", hint="Leave the option out.")

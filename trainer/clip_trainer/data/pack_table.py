@@ -20,7 +20,7 @@ import xxhash
 from clip_trainer.data.pack_columns import Columns
 from clip_trainer.data.pack_item import ClassNames, PackItem
 from clip_trainer.data.progress import Progress, ProgressEvent
-from clip_trainer.data.shard_writer import Unpackable
+from clip_trainer.data.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

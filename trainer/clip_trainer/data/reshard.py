@@ -23,8 +23,9 @@ from clip_trainer.data.pack import CLASSES_NAME
 from clip_trainer.data.pack_image import stored_image
 from clip_trainer.data.progress import Progress
 from clip_trainer.data.shard_order import shuffled
+from clip_trainer.data.shard_producer import NewSample, Outcome, Unpackable
 from clip_trainer.data.shard_set import WriteSummary, write_set
-from clip_trainer.data.shard_writer import NewSample, Outcome, Unpackable, WriteOptions
+from clip_trainer.data.shard_writer import WriteOptions
 from clip_trainer.data.tar import TarReader
 from clipctl.contract.errors import CorruptError, MissingError, SpecError
 
@@ -81,7 +82,7 @@ class _Run(NamedTuple):
 
 
 class _Resharding:
-    """Makes new samples of old ones; implements `shard_writer.Producer`."""
+    """Makes new samples of old ones; implements `shard_producer.Producer`."""
 
     stage = "reshard"
 

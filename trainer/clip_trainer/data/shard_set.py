@@ -10,8 +10,9 @@ from clip_trainer.data.index import build_index
 from clip_trainer.data.index_store import save_index
 from clip_trainer.data.location import Location, parse_location
 from clip_trainer.data.progress import Progress
+from clip_trainer.data.shard_producer import Producer
 from clip_trainer.data.shard_record import RECORD_NAME, ShardRecord, find_record
-from clip_trainer.data.shard_writer import Producer, WriteOptions, write_shards
+from clip_trainer.data.shard_writer import WriteOptions, write_shards
 from clip_trainer.data.source import Source, open_source
 from clipctl.contract.errors import MissingError, SpecError
 

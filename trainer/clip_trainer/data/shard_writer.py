@@ -9,60 +9,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
 
 from clip_trainer.data.progress import Progress, ProgressEvent
+from clip_trainer.data.shard_producer import NewSample, Outcome, Producer, Unpackable
 from clip_trainer.data.shard_record import ShardRecord, shard_name
 from clip_trainer.data.shard_tar import TarBuffer, archive_size, members_bytes
 from clip_trainer.data.source import Source
-from clipctl.contract.errors import ClipError, SpecError
+from clipctl.contract.errors import SpecError
 
 _BATCH = 16  # samples a thread makes at a time
 _BATCHES_AHEAD = 2  # per thread, so that nobody waits while a shard is cut
 _UPLOADS = 3  # whole shards on their way to a remote store; to a disk one suffices
-
-
-class NewSample(NamedTuple):
-    """A sample to be written."""
-
-    key: str
-    origin: str  # directory that tells samples with the same key apart
-    members: tuple[tuple[str, bytes], ...]  # what follows the key and its dot, and the content
-
-
-class Unpackable(Exception):
-    """A sample that cannot be written.
-
-    Attributes:
-        reason: short and stable enough to count by.
-        where: what to look at: table and line, a file, or shard and key.
-        error: what to tell the user if this ends the work.
-    """
-
-    def __init__(self, reason: str, where: str, error: ClipError) -> None:
-        super().__init__(reason)
-        self.reason, self.where, self.error = reason, where, error
-
-
-Outcome = NewSample | Unpackable
-
-
-class Producer(Protocol):
-    """Makes samples; called by several threads at once."""
-
-    stage: str  # how progress calls the work
-    options: Mapping[str, Any]  # everything that decides the samples: digest of the input, order, changes
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-        ...
-
-    def produce(self, positions: range) -> list[Outcome]:
-        """The samples at some neighbouring positions of the order of writing."""
-        ...
 
 
 @dataclass(frozen=True)
