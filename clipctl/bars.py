@@ -75,8 +75,12 @@ def bins(histogram: Mapping[str, Any], name: Callable[[float], str] = lambda val
     """
     starts, counts = histogram["starts"], histogram["counts"]
     labels = [f"{name(low)} - {name(high)}" for low, high in pairwise(starts)]
-    labels += [f"{name(start)} - {name(max(start, histogram['maximum']))}" for start in starts[-1:]]
+    labels += [_last_bin(name(start), name(histogram["maximum"])) for start in starts[-1:]]
     return list(zip(labels, counts, strict=True))
+
+
+def _last_bin(start: str, largest: str) -> str:
+    return start if start == largest else f"{start} - {largest}"
 
 
 def counted(counts: Mapping[str, int], most: int = 8) -> list[Row]:

@@ -62,6 +62,7 @@ def test_bins_are_named_by_their_edges_and_the_last_by_the_largest_number():
     found = asdict(histogram({1: 3, 12: 2, 37: 1}, (0, 10, 20, 30)))
     assert bins(found) == [("0 - 10", 3), ("10 - 20", 2), ("20 - 30", 0), ("30 - 37", 1)]
     assert bins(found, lambda edge: f"{edge:.0f} B")[0] == ("0 B - 10 B", 3)
+    assert bins(asdict(histogram({30: 1}, (0, 10, 30)))) == [("30", 1)]
     assert bins(asdict(histogram({}, (0, 1)))) == []
 
 

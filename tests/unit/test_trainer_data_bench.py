@@ -80,6 +80,27 @@ def test_the_reader_is_asked_for_what_training_would_ask(measured):
     assert alone == in_loader
 
 
+def test_what_was_fetched_ahead_counts_as_read():
+    """A reader of remote shards fetches blocks: in a short time many bytes, but few samples are handed out."""
+
+    class Ahead(MadeUpSamples):
+        def open_reader(self, hints):
+            reader = super().open_reader(hints)
+            plain = reader.snapshot
+            reader.snapshot = lambda: {**plain(), "bytes_read": 1000 * plain()["bytes_read"]}
+            return reader
+
+    handed_out = []
+    samples = Ahead([100], lambda shard, index: handed_out.append(index) or make(shard, index % 9))
+    told = []
+
+    def note(stage):
+        told.append((stage, len(handed_out)))
+
+    read = bench(workload(samples, told=note)).stages["read"]
+    assert read.samples > 500 * dict(told)["parse"]
+
+
 def test_the_whole_loader_ends_after_so_many_batches():
     samples = MadeUpSamples([100], make)
     result = bench(workload(samples, batches=1))

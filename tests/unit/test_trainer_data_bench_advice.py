@@ -37,7 +37,7 @@ def test_decoding_of_large_images():
     assert first.startswith("decode-bound: it takes 71 % of the CPU time of a sample (800 of 1,130 µs)")
     assert "2.5 times as large as the model's input of 224 pixels" in second
     assert "`clipctl data reshard --resize 256`" in second
-    assert "1/4.8 of the pixels" in second
+    assert "1/4.8 of the pixels to decode" in second
     assert "2.3 times the samples/s" in second  # 1130 / (1130 - 800 * (1 - 1 / 4.8))
     assert third == "All 4 CPUs are at work; more of them help in proportion."
 
@@ -66,7 +66,7 @@ def test_slow_storage():
     assert found.bottleneck == "storage"
     assert found.sentences[0] == "storage-bound: reading gives 500 samples/s (25 MB/s); 4 CPUs could take 3,540."
     assert "in the same zone" in found.sentences[1]
-    assert "would shrink what has to be read too" in found.sentences[2]
+    assert "would leave about 1/4.8 of the bytes to read" in found.sentences[2]
 
 
 def test_a_slow_disk():

@@ -115,19 +115,36 @@ def _read(load: Workload) -> tuple[list[RawSample], Timing]:
         sample = reader.read(ref.shard, ref.index_in_shard)
         if len(kept) < _HELD_SAMPLES and budget > 0:
             kept.append(sample)
-            budget -= _image_bytes(sample)
+            budget -= _stored_bytes(sample)
         return 1
 
     threads = load.threads + (WAITING_FOR_STORAGE if load.samples.remote else 0)
     timing = time_work(read, _turns(load), threads=threads, seconds=load.seconds)
-    return kept, replace(timing, bytes=reader.snapshot()["bytes_read"] - before)
+    received = reader.snapshot()["bytes_read"] - before
+    return kept, replace(timing, samples=_fetched(timing.samples, received, kept), bytes=received)
 
 
-def _image_bytes(sample: RawSample) -> int:
+def _fetched(used: int, received: int, some: list[RawSample]) -> int:
+    """How many samples came from storage.
+
+    A reader of remote shards first fills its windows with blocks, of which few samples are used yet; what was fetched
+    ahead counts, or storage would look far slower than it is.
+
+    Args:
+        used: samples that were handed out.
+        received: bytes from storage.
+        some: of the samples that were handed out; the size of the others is taken from them.
+    """
+    size = sum(map(_stored_bytes, some)) / len(some)
+    return max(used, int(received / size)) if size else used
+
+
+def _stored_bytes(sample: RawSample) -> int:
+    """About how large a sample is; its image is what counts."""
     try:
         return len(sample.image())
     except UnusableSample:
-        return 0
+        return sum(map(len, sample.members.values()))
 
 
 def _turns(load: Workload) -> Iterator[SampleRef]:

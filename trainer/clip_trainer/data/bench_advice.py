@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from clip_trainer.data.bench_timing import Timing
@@ -92,7 +92,7 @@ def _storage(found: Situation) -> list[str]:
         if found.remote
         else "Keep the shards on a faster disk."
     )
-    return [told, where, *_smaller_images(found, "would shrink what has to be read too")]
+    return [told, where, *_resize(found, lambda fewer: f"would leave about 1/{fewer:.1f} of the bytes to read")]
 
 
 def _cpu(found: Situation, slowest: str) -> list[str]:
@@ -102,7 +102,7 @@ def _cpu(found: Situation, slowest: str) -> list[str]:
         f"({1e6 * found.stages[slowest].cpu_per_sample:,.0f} of {1e6 * found.cpu_per_sample:,.0f} µs)."
     ]
     if slowest == "decode":
-        sentences += _smaller_images(found, "would leave less to decode")
+        sentences += _resize(found, _decoding_gain(found))
     if found.threads < found.cpus:
         sentences.append(
             f"There are {_cpus(found.cpus)}: data.threads: {found.cpus} gives up to "
@@ -113,19 +113,30 @@ def _cpu(found: Situation, slowest: str) -> list[str]:
     return sentences
 
 
-def _smaller_images(found: Situation, why: str) -> list[str]:
-    """Whether resizing once and for all pays; by how much, for everything that grows with the number of pixels."""
+def _resize(found: Situation, gain: Callable[[float], str]) -> list[str]:
+    """Whether resizing once and for all pays.
+
+    Args:
+        found: what was measured.
+        gain: says what would be gained, from how many times fewer pixels there would be.
+    """
     ratio = found.image_side / found.input_side
     if ratio < _WORTH:
         return []
     side = round(found.input_side * _RESIZED)
-    fewer = (found.image_side / side) ** 2
-    after = found.cpu_per_sample - found.stages["decode"].cpu_per_sample * (1 - 1 / fewer)
     return [
         f"The images are {ratio:.1f} times as large as the model's input of {found.input_side} pixels: "
-        f"`clipctl data reshard --resize {side}` {why}: 1/{fewer:.1f} of the pixels, "
-        f"{found.cpu_per_sample / after:.1f} times the samples/s of a CPU."
+        f"`clipctl data reshard --resize {side}` {gain((found.image_side / side) ** 2)}."
     ]
+
+
+def _decoding_gain(found: Situation) -> Callable[[float], str]:
+    def gain(fewer: float) -> str:
+        saved = found.stages["decode"].cpu_per_sample * (1 - 1 / fewer)
+        speedup = found.cpu_per_sample / (found.cpu_per_sample - saved)
+        return f"would leave 1/{fewer:.1f} of the pixels to decode: {speedup:.1f} times the samples/s"
+
+    return gain
 
 
 def _cpus(count: int) -> str:
