@@ -151,6 +151,7 @@ class Stopping(LocalSource):
 
 
 OPTIONS = WriteOptions(samples_per_shard=6, workers=2, skip_errors=True)
+OPTIONS_STRICT = WriteOptions(samples_per_shard=6, workers=2)
 
 
 @pytest.mark.parametrize("at", range(1, 22))
@@ -200,6 +201,13 @@ def test_other_arguments_are_refused_and_named(tmp_path, producer, options, diff
     with pytest.raises(CannotCreateError, match=rf"other arguments \(different: {different}\)"):
         write_set(producer, str(tmp_path), options)
     assert written(tmp_path) == before
+
+
+def test_arguments_may_change_as_long_as_there_is_no_shard(tmp_path):
+    with pytest.raises(CorruptError, match="2 is bad"):
+        write_set(Numbers(bad=[2], seed=1), str(tmp_path), OPTIONS_STRICT)
+    assert (tmp_path / RECORD_NAME).exists()
+    assert write_set(Numbers(seed=2), str(tmp_path), OPTIONS_STRICT).samples == 40
 
 
 def test_workers_and_treatment_of_errors_may_change(tmp_path):

@@ -86,6 +86,8 @@ def find_record(sink: Source, options: Mapping[str, Any]) -> ShardRecord:
             problem = f"{sink.base} holds {len(existing)} shards already."
             raise CannotCreateError(problem, hint="Choose another directory or delete them first.")
         return ShardRecord(options)
+    if not existing and not stored.shards and stored.options != options:
+        return ShardRecord(options)  # it failed at the first sample, and the arguments were mended
     differing = sorted(name for name in {*stored.options, *options} if stored.options.get(name) != options.get(name))
     if differing:
         raise CannotCreateError(

@@ -10,7 +10,7 @@ import io
 import tarfile
 from collections.abc import Iterable
 
-from clip_trainer.data.tar import BLOCK
+from clip_trainer.data.tar_header import BLOCK
 
 _END = 2 * BLOCK
 
