@@ -18,8 +18,9 @@ _CONTROL = {code: None for code in (*range(32), 127, *range(0x80, 0xA0)) if code
 
 
 def say(text: str) -> None:
-    """Print a result."""
-    print(clean(text))
+    """Print a result; characters that standard output cannot take become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(clean(text).encode(encoding, "replace").decode(encoding))
 
 
 def say_manifest(text: str) -> None:

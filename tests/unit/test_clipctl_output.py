@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -118,3 +119,13 @@ def test_ages_and_sizes():
         "5.0 GiB",
         "2.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "caf\u00e9 \u8d64 ?"), ("latin-1", "caf\u00e9 ? ?"), ("ascii", "caf? ? ?")]
+)
+def test_results_fit_the_encoding_of_standard_output(encoding, shown, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+    output.say("caf\u00e9 \u8d64 \ud800")
+    assert raw.getvalue().decode(encoding) == f"{shown}\n"
