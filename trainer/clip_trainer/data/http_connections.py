@@ -29,7 +29,7 @@ class Timeouts(NamedTuple):
 
     connect: float = 5.0
     stall: float = 20.0  # without a byte
-    deadline: float = 120.0  # altogether
+    deadline: float = 120.0  # for the whole answer
 
 
 class ConnectionPool:
@@ -155,9 +155,9 @@ class _Lease:
         self, method: str, url: SplitResult, headers: Mapping[str, str], body: bytes, timeouts: Timeouts
     ) -> tuple[http.client.HTTPResponse, Wire]:
         wire = self._wire = self._wire or self._connected(timeouts)
-        wire.deadline = self._resting.clock() + timeouts.deadline
         target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
         self._connection.request(method, self._prefix + target, body or None, {**headers, **self._extra})
+        wire.deadline = self._resting.clock() + timeouts.deadline
         try:
             return self._connection.getresponse(), wire
         except http.client.HTTPException as error:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+_SENT_AT_ONCE = 1 << 20  # bytes
+
 
 class Wire:
     """A connected socket, as much of it as `http.client` uses.
@@ -33,8 +35,10 @@ class Wire:
         )
 
     def sendall(self, data: bytes) -> None:
-        """Send."""
-        self._source.sendall(data)
+        """Send. The timeout of the socket holds for each piece, as one for everything would forbid large uploads."""
+        with memoryview(data) as view:
+            for start in range(0, len(view), _SENT_AT_ONCE):
+                self._source.sendall(view[start : start + _SENT_AT_ONCE])
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """What is received, to be read."""
