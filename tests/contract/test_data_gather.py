@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from clip_trainer.data.gather_http import Limits
 from clip_trainer.data.gather_retry import RetryRule
 from clip_trainer.data.image_resize import Resize
 from clip_trainer.data.index import open_dataset
+from clip_trainer.data.source_local import LocalSource
 from clip_trainer.data.verify import verify_dataset
 from clipctl.contract.errors import CannotCreateError, MissingError, SpecError
 
@@ -351,13 +353,64 @@ def test_another_table_does_not_go_on(server, tmp_path):
         run(tmp_path, urls, "out/shard-{0..9}.tar")
 
 
+class Died(Exception):
+    """What stands for a kill, at a place that a test chooses."""
+
+
+def run_until_save(tmp_path, urls, out, number, monkeypatch, **options):
+    """Gather until the `number`-th object is about to be saved; whether it came to that."""
+    saved = itertools.count(1)
+    save = LocalSource.save
+
+    def dying(self, name, data, *args, **more):
+        if next(saved) >= number:
+            raise Died
+        return save(self, name, data, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalSource, "save", dying)
+        try:
+            run(tmp_path, urls, out, **options)
+        except Died:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_dying_before_any_object_is_saved_changes_nothing_in_the_end(server, tmp_path, monkeypatch, retry_failed):
+    """Every border between two objects, in the first run and in the second one that tries failed rows again."""
+    urls = many(server, 20)
+    options = {"rows_per_shard": 6, "concurrency": 2}
+    partly = server.pages
+    wholly = {f"/{number}.png": Page(png(number)) for number in range(20)}
+    run(tmp_path, urls, "undisturbed", **options)
+    if retry_failed:
+        server.pages = wholly
+        run(tmp_path, urls, "undisturbed", retry_failed=True, **options)
+    died = True
+    for number in itertools.count(1):
+        out = f"out{number}"
+        if retry_failed:
+            server.pages = partly
+            run(tmp_path, urls, out, **options)
+            server.pages = wholly
+        died = run_until_save(tmp_path, urls, out, number, monkeypatch, retry_failed=retry_failed, **options)
+        run(tmp_path, urls, out, retry_failed=retry_failed, **options)
+        assert content(tmp_path / out) == content(tmp_path / "undisturbed"), number
+        if not died:
+            break
+    assert number > 8, "four shards with their results, and an index"
+
+
 COMMAND = [sys.executable, "-m", "clipctl", "data", "gather"]
 
 
-def command(table, out):
+def command(table, out, **pipes):
     options = ["--allow-private", "--rows-per-shard", "10", "--concurrency", "4", "--json"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(out.parent / "cache")}
-    return subprocess.Popen([*COMMAND, str(table), str(out), *options], env=environment, stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [*COMMAND, str(table), str(out), *options], env=environment, stdout=subprocess.PIPE, **pipes
+    )
 
 
 @pytest.mark.parametrize("kills", [[3, 30], [60]])
@@ -383,6 +436,21 @@ def test_killed_and_started_again_the_result_is_that_of_an_undisturbed_run(serve
     assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
     assert (summary["images"], summary["failures"]) == (expected["images"], expected["failures"])
     assert summary["fetched"] == 60 - 10 * len(done), "whole shards are not fetched again"
+
+
+def test_an_interrupt_ends_the_work_at_once_and_without_a_traceback(server, tmp_path):
+    server.pages = {f"/{number}.png": Page(png(number), hold=60.0) for number in range(9)}
+    table = write_table(tmp_path / "table.tsv", [f"{server.url}/{number}.png" for number in range(9)])
+    reached = threading.Event()
+    server.on_request = lambda number: number >= 4 and reached.set()
+    began = time.monotonic()
+    with command(table, tmp_path / "out", stderr=subprocess.PIPE) as process:
+        assert reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert time.monotonic() - began < 55, "the requests that are out are not waited for"
 
 
 def test_gathering_into_an_object_store(server, tmp_path, monkeypatch):

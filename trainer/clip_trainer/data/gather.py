@@ -9,6 +9,7 @@ A shard is published as a whole, and after it the file of its results, which mar
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -183,7 +184,7 @@ def _stored(sink: Source, number: int, existing: Collection[str]) -> list[Result
 
 
 def _publish(sink: Source, shard: GatheringShard) -> None:
-    if archive := shard.archive():
-        sink.save(shard_name(shard.number), archive)
-    sink.save(results_name(shard.number), to_csv(shard.results()))
-    shard.close()
+    with contextlib.closing(shard):
+        if archive := shard.archive():
+            sink.save(shard_name(shard.number), archive)
+        sink.save(results_name(shard.number), to_csv(shard.results()))

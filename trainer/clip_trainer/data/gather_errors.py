@@ -1,7 +1,13 @@
 """Why a row of a table gave no image.
 
-The *reason* is a short stable word that results are counted by: `http-404`, `timeout`, `robots`, ... It says what
-happened last; a row that failed for a transient reason was tried again before that became its result.
+The *reason* is a short stable word that results are counted by. It says what happened last; a row that failed for a
+transient reason was tried again before that became its result.
+
+- of the row: `bad-url`, `no-caption`
+- of the network: `dns`, `private-address`, `connection`, `tls`, `timeout`, `protocol`
+- of the answer: `http-404` and the like, `redirect`, `truncated`, `too-large`
+- of the owner: `robots` (robots.txt), `opt-out` (X-Robots-Tag)
+- of the image: `not-an-image`, `unsupported-format`, `broken-image`, `too-many-pixels`
 """
 
 from __future__ import annotations
