@@ -88,7 +88,7 @@ def _storage(found: Situation) -> list[str]:
         f"{_cpus(min(found.threads, found.cpus))} could take {found.cpu_rate:,.0f}."
     )
     where = (
-        "Keep the shards nearer: a store in the same zone, or a copy on a local disk."
+        "Keep the shards nearer: a store in the same zone, a local copy, or data.cache for all epochs but the first."
         if found.remote
         else "Keep the shards on a faster disk."
     )
