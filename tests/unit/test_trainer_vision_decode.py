@@ -67,10 +67,13 @@ def test_pixels_are_pillows(name):
     np.testing.assert_array_equal(pixels, pillow(FILES[name]))
 
 
-def test_the_first_frame_of_an_animation():
-    frames = [Image.fromarray(picture(seed=seed)) for seed in (1, 2)]
-    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode_image(data), pillow(data))
+@pytest.mark.parametrize(("form", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})])
+def test_the_first_frame_of_an_animation(form, options):
+    frames = [Image.fromarray(picture(seed=seed)) for seed in range(3)]
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:], duration=40, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
+    assert np.array_equal(decode_image(data), pillow(data))
 
 
 def test_orientation_in_metadata_is_ignored():
@@ -104,9 +107,41 @@ def test_what_is_no_image_has_a_reason(data, reason):
         assert caught.value.reason.startswith(reason)
 
 
-def test_half_a_jpeg_is_refused_rather_than_half_gray():
+@pytest.mark.parametrize("name", ["jpeg", "jpeg progressive", "jpeg gray", "jpeg cmyk", "webp", "gif"])
+@pytest.mark.parametrize("share", [0.5, 0.66, 0.9])
+def test_a_part_of_a_file_is_refused_rather_than_half_gray(name, share):
     with pytest.raises(UndecodableImage):
-        decode_image(FILES["jpeg"][: len(FILES["jpeg"]) * 2 // 3])
+        decode_image(FILES[name][: int(len(FILES[name]) * share)])
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_refused_by_its_header():
+    data = bytearray(FILES["jpeg"])
+    frame = data.index(b"\xff\xc0") + 5
+    data[frame : frame + 4] = struct.pack(">HH", 65_500, 65_500)
+    with pytest.raises(UndecodableImage, match="too many pixels: 65500x65500"):
+        decode_image(bytes(data))
+
+
+@pytest.mark.parametrize(("side", "divisor"), [(255, 1), (256, 2), (511, 2), (512, 4), (1024, 8), (4096, 8)])
+def test_large_jpegs_may_be_decoded_at_a_fraction_of_their_size(side, divisor):
+    data = encoded(Image.fromarray(picture(side, side + 8)), "JPEG")
+    assert decode_image(data, enough=128).shape == (-(-side // divisor), -(-(side + 8) // divisor), 3)
+    assert decode_image(data).shape == (side, side + 8, 3)
+
+
+def test_other_formats_and_images_that_are_not_large_are_decoded_in_full():
+    for name, data in FILES.items():
+        assert np.array_equal(decode_image(data, enough=20), pillow(data)), name
+
+
+def test_a_fraction_of_the_size_is_close_to_the_whole_once_both_are_resized():
+    for seed in range(4):
+        data = encoded(Image.fromarray(picture(1200, 1600, seed=seed)), "JPEG", quality=90)
+        exact, close = (
+            np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BICUBIC)).astype(int)
+            for pixels in (decode_image(data), decode_image(data, enough=448))
+        )
+        assert np.abs(exact - close).mean() < 3
 
 
 def test_flipped_bytes_never_raise_anything_else():

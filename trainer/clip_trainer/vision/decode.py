@@ -35,7 +35,7 @@ class UndecodableImage(ValueError):
         self.reason = reason
 
 
-def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Pixels:
     """Decode an image file to uint8 RGB [height, width, 3].
 
     EXIF orientation is ignored and of an animation the first frame is taken, as OpenCLIP does. Alpha is dropped.
@@ -43,30 +43,41 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Pixels:
     Args:
         data: the file.
         max_pixels: refuse larger images before decoding them.
+        enough: shorter side, in pixels, of which no more is needed. A JPEG of at least twice that is decoded at a half,
+            a quarter or an eighth of its size (scaled inverse DCT). That takes about half the time, but the pixels are
+            not those of decoding and resizing: with `enough` at twice the final size they differ by less than 3/255 in
+            the mean. None: never.
 
     Raises:
         UndecodableImage: damaged, unknown format, or too large.
     """
     if data[:2] == b"\xff\xd8":
-        pixels = _decode_jpeg(data, max_pixels)
+        pixels = _decode_jpeg(data, max_pixels, enough)
         if pixels is not None:
             return pixels
     return _decode_any(data, max_pixels)
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> Pixels | None:
+def _decode_jpeg(data: bytes, max_pixels: int, enough: int | None) -> Pixels | None:
     """Decode by libjpeg-turbo, or None where Pillow should decide (CMYK, damage it may tolerate)."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
         if colours not in _TURBO_COLOURS:
             return None
-        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        shrink = 1 if enough is None else _shrink(min(height, width), enough)
+        least = {"min_height": -(-height // shrink), "min_width": -(-width // shrink), "min_factor": shrink}
+        pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", **({} if shrink == 1 else least))
     except UndecodableImage:
         raise
     except ValueError:
         return None
     return pixels
+
+
+def _shrink(side: int, enough: int) -> int:
+    """By what a side may be divided so that `enough` is left. libjpeg is fast for powers of two only."""
+    return next((divisor for divisor in (8, 4, 2) if side >= divisor * enough), 1)
 
 
 def _decode_any(data: bytes, max_pixels: int) -> Pixels:

@@ -20,12 +20,14 @@ from clip_trainer.vision.resizing import Size, evaluation_steps, height_width
 from clip_trainer.vision.variation import vary
 from clipctl.contract.sections import AugmentSection
 
+_ONLY_CROP = AugmentSection()
+
 
 def train_transform(
     image: Pixels | Tensor,
     size: Size,
     key: int,
-    augment: AugmentSection | None = None,
+    augment: AugmentSection = _ONLY_CROP,
     preprocess: Preprocess = OPENAI_PREPROCESS,
 ) -> Tensor:
     """A random crop, resized, and what else the run's `data.augment` asks for.
@@ -34,23 +36,23 @@ def train_transform(
         image: uint8 RGB [height, width, 3].
         size: side, or height and width, of the result in pixels.
         key: 64 bits that decide every draw; nothing else does (no global generator, no clock, no worker number).
-        augment: default: OpenCLIP's, only the crop.
+        augment: by default OpenCLIP's, only the crop.
         preprocess: mean and std of the noise that erased rectangles are filled with.
 
     Returns:
-        uint8 [3, height, width].
+        uint8 [3, height, width], the channels of a pixel together in memory.
     """
-    augment = AugmentSection() if augment is None else augment
     pixels = np.asarray(image)
     stream = KeyedStream(key)
     scale, ratio = (augment.scale[0], augment.scale[1]), (augment.ratio[0], augment.ratio[1])
     crop = random_crop(pixels.shape[0], pixels.shape[1], stream, scale, ratio)
-    # torch warns about read-only memory; only then is the crop copied.
-    cut = np.require(crop.of(pixels), requirements="W")
-    planes = torch.from_numpy(cut).permute(2, 0, 1).unsqueeze(0)
+    # Copied row by row, which torch would do too, but slowly; and writable, or torch warns.
+    cut = np.require(crop.of(pixels), requirements=("C", "W"))
+    # The batch dimension comes first: only then does torch see channels-last memory, for which it has a fast path.
+    planes = torch.from_numpy(cut)[None].permute(0, 3, 1, 2)
     # Pillow's bicubic filter with its antialiasing, on uint8 (within 2/255 of Pillow itself).
     resized = functional.interpolate(planes, size=height_width(size), mode="bicubic", antialias=True)
-    return vary(resized[0].contiguous(), key, augment, preprocess)
+    return vary(resized[0], key, augment, preprocess)
 
 
 def eval_transform(image: Pixels | Tensor, size: Size, preprocess: Preprocess = OPENAI_PREPROCESS) -> Tensor:
