@@ -101,7 +101,7 @@ class ShardReader:
     def read(self, shard: int, index: int) -> RawSample:
         """One sample, verified against the index.
 
-        A mismatch is read once more, past the cache, since the error may have happened on the way.
+        A mismatch is read once more, past all caches, since the error may have happened on the way.
 
         Raises:
             CorruptError: the stored bytes are not those that were indexed; names shard and sample.
@@ -112,7 +112,7 @@ class ShardReader:
         data = self._range(shard, offset, length)
         if sample_check(data) != info.check_values[index]:
             self._forget(shard, offset, length)
-            data = self._source.read(info.url, offset, length)
+            data = self._source.read(info.url, offset, length, etag=info.etag)
         where = f"{self._source.base}/{info.url}"
         if sample_check(data) != info.check_values[index]:
             raise CorruptError(
@@ -135,7 +135,7 @@ class ShardReader:
     def _range(self, shard: int, offset: int, length: int) -> bytes:
         info = self._index.shards[shard]
         if not self.by_block:
-            return self._source.read(info.url, offset, length)
+            return self._source.read(info.url, offset, length, etag=info.etag)
         pieces = []
         for block in range(offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES + 1):
             base = block * BLOCK_BYTES
@@ -145,7 +145,7 @@ class ShardReader:
 
     def _block(self, shard: int, base: int) -> bytes:
         info = self._index.shards[shard]
-        return self._source.read(info.url, base, min(BLOCK_BYTES, info.bytes - base))
+        return self._source.read(info.url, base, min(BLOCK_BYTES, info.bytes - base), etag=info.etag)
 
     def _forget(self, shard: int, offset: int, length: int) -> None:
         for block in range(offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES + 1):

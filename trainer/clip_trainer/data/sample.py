@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from clip_trainer.data.grouping import CLASS_SUFFIX, IMAGE_SUFFIXES, KNOWN_SUFFIXES, split_name
 from clip_trainer.data.tar import TarReader
+from clip_trainer.data.tar_header import BLOCK
 from clipctl.contract.errors import CorruptError
 
 MAX_CAPTION = 16_384
 """Characters of a caption that are kept: far beyond any context length, far below what would stall a tokenizer."""
+
+_REGULAR = ord("0")
 
 
 class UnusableSample(Exception):
@@ -61,11 +64,49 @@ class RawSample:
 
 
 def parse_sample(data: bytes, where: str) -> RawSample:
-    """Take apart the bytes of one sample, cut out of a shard by the index.
+    """Take apart the bytes of one sample, cut out of a shard by the index and checked against it.
+
+    These are the bytes that the strict reader has seen when the index was built. So where they have the plain form,
+    which nearly all have, what is in them is taken as it is; anything else is for the strict reader.
 
     Raises:
         CorruptError: they are not whole members of one sample.
     """
+    return _plain_sample(data) or _strict_sample(data, where)
+
+
+def _plain_sample(data: bytes) -> RawSample | None:
+    """A sample of regular files with short names and octal sizes, all of one key; None if it is anything else."""
+    key: str | None = None
+    members: dict[str, bytes] = {}
+    at, end = 0, len(data)
+    while at < end:
+        size = _plain_size(data, at)
+        if size is None or at + BLOCK + size > end:
+            return None
+        name = split_name(data[at : data.index(0, at)].decode("utf-8", "surrogateescape"))
+        start = at + BLOCK
+        at = start + size + -size % BLOCK
+        if name is None:
+            continue
+        if key is not None and name.key != key:
+            return None
+        key = name.key
+        if name.suffix in KNOWN_SUFFIXES:
+            members[name.suffix] = data[start : start + size]
+    return None if key is None or at != end else RawSample(key, members)
+
+
+def _plain_size(data: bytes, at: int) -> int | None:
+    """Size of the member whose header is at an offset; None if the header has more than a name, a type and a size."""
+    plain = data[at + 257 : at + 262] == b"ustar" and data[at + 156] == _REGULAR
+    if not plain or data[at + 345] or not data[at] or data[at + 99]:
+        return None
+    digits = data[at + 124 : at + 135]
+    return int(digits, 8) if digits.isdigit() and b"8" not in digits and b"9" not in digits else None
+
+
+def _strict_sample(data: bytes, where: str) -> RawSample:
     key: str | None = None
     members: dict[str, bytes] = {}
     tar = TarReader(io.BytesIO(data).read, where, wanted=_is_known, fragment=True)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from clip_trainer.data.descriptors import OpenFiles
 from clip_trainer.data.source import ObjectInfo, SourceCounters, checked_name
 from clipctl.contract.errors import (
     CannotCreateError,
@@ -30,6 +31,7 @@ class LocalSource:
         self.base = base
         self.counters = SourceCounters()
         self._root = Path(base)
+        self._files = OpenFiles(self._path)
 
     def info(self, name: str) -> ObjectInfo:
         """Size of a file, and when it was last changed."""
@@ -59,19 +61,14 @@ class LocalSource:
 
     def read(self, name: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """A range of a file; the page cache is the cache. Files have no etag to compare."""
-        path = self._path(name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                data = _pread(descriptor, offset, length)
-            finally:
-                os.close(descriptor)
+            data = _pread(self._files.descriptor(name), offset, length)
         except OSError as error:
-            raise _translated(error, path) from error
+            raise _translated(error, self._path(name)) from error
         self.counters.add(requests=1, bytes_read=len(data))
         if len(data) < length:
             raise CorruptError(
-                f"{path} ends at byte {offset + len(data)}, {length - len(data)} bytes too early.",
+                f"{self._path(name)} ends at byte {offset + len(data)}, {length - len(data)} bytes too early.",
                 hint="The shard is truncated: fetch or pack it again.",
             )
         return data
