@@ -98,6 +98,7 @@ def tiny_batch(counts: tuple[int, ...], rank: int = 0) -> Batch:
     return Batch(
         images=images[own],
         tokens=tokens[own],
+        text_lengths=(ends[own] + 1).int(),
         text_max_len=int(ends[own].max()) + 1 if counts[rank] else 0,
         sample_ids=np.arange(rows, dtype=np.uint64)[own],
         position_start=14,

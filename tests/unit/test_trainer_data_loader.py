@@ -4,17 +4,20 @@ import io
 import itertools
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from clip_testkit.clock import FakeClock
 from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
+from clip_trainer.data import loader as loader_module
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
-from clipctl.contract.errors import CorruptError, InternalError, SpecError
+from clipctl.contract.errors import CorruptError, InternalError, SpecError, UnavailableError
 
 CONTEXT = 12
 
@@ -244,8 +247,6 @@ def test_work_in_the_making_is_bounded(path):
         next(batches)
         batches.close()
         assert len(started) <= 32
-    with loader(path, prefetch_batches=50, memory_bytes=1) as batches:
-        assert batches._depth == 1
 
 
 def test_a_rank_may_have_no_samples_in_a_batch(path):
@@ -296,3 +297,248 @@ def test_counters_count(path):
     assert counted["wait_seconds"] > 0
     assert counted["bytes_read"] > 32 * 1024
     assert counted["replaced"] == {}
+
+
+class Gate:
+    """Holds up the threads that come to chosen samples until it is opened."""
+
+    def __init__(self, reader, held):
+        self.reader, self.held = reader, held
+        self.opened = threading.Event()
+        self.came = []
+
+    def read(self, shard, index):
+        self.came.append((shard, index))
+        if self.held(shard, index):
+            assert self.opened.wait(60)
+        return self.reader.read(shard, index)
+
+    def snapshot(self):
+        return self.reader.snapshot()
+
+
+def gated(path, held, *, remote=False, **options):
+    """A loader whose reads are held up, and the gate."""
+    dataset = open_dataset(str(path))
+    gate = Gate(dataset.open_reader(SimpleNamespace(cache_bytes=0, open_windows=1, window_samples=1)), held)
+    samples = SimpleNamespace(
+        remote=remote,
+        counts=dataset.counts,
+        require=dataset.require,
+        shard_name=dataset.shard_name,
+        open_reader=lambda hints: gate,
+    )
+    order = SampleOrder(dataset.counts, seed=3, lanes=8, shuffle_block=4)
+    options = {"transform": transform, "decode": decode, "tokenize": tokenize, "image_size": (4, 4), **options}
+    return BatchLoader(samples, order, global_batch=16, **options), gate, order
+
+
+def in_thread(work):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(work()), daemon=True)
+    thread.start()
+    return thread, done
+
+
+def places(order, batch):
+    return [(ref.shard, ref.index_in_shard) for ref in order.batch(batch * 16, 16)]
+
+
+def until(condition):
+    """Wait for other threads, without a clock."""
+    for _ in range(100_000):
+        if condition():
+            return
+        threading.Event().wait(0.0005)
+    raise AssertionError("it did not happen")
+
+
+def test_lengths_of_captions_come_with_the_tokens(tmp_path):
+    members = [m for i in range(16) for m in sample_members(i, captions=[" ".join(["7"] * (i % 5)) + f" {i}"])]
+    (tmp_path / "s.tar").write_bytes(tar_bytes(members))
+    with loader(tmp_path, lanes=4) as batches:
+        batch = next(batches)
+    assert batch.text_lengths.dtype == torch.int32
+    assert batch.text_lengths.tolist() == [3 + number % 5 for number in batch.sample_ids.tolist()]
+    assert batch.text_max_len == 7
+
+
+def test_images_lie_channels_last(path):
+    with loader(path) as batches:
+        assert next(batches).images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_batch_is_not_overwritten_while_somebody_looks_at_it(path):
+    with loader(path, prefetch_batches=3, threads=3) as batches:
+        kept, copies = [], []
+        for batch in itertools.islice(batches, 12):
+            kept.append(batch.images[3:5])
+            copies.append(batch.images[3:5].clone())
+            del batch
+        assert all(torch.equal(part, copy) for part, copy in zip(kept, copies, strict=True))
+
+
+def test_memory_of_batches_is_used_again(path):
+    with loader(path, prefetch_batches=1) as batches:
+        addresses = {next(batches).images.data_ptr() for _ in range(30)}
+    assert len(addresses) <= 4
+
+
+def test_captions_are_chosen_as_asked(path):
+    chosen = []
+
+    def last_word(sample, key):
+        chosen.append(key)
+        return sample.captions()[-1].split()[-1]
+
+    with loader(path, choose_caption=last_word, stop_position=16) as batches:
+        batch = next(batches)
+    assert batch.tokens[:, 1].tolist() == [number + 10 for number in batch.sample_ids.tolist()]
+    assert len(set(chosen)) == 16
+
+
+def test_memory_is_counted_and_bounded(path):
+    with loader(path, prefetch_batches=4, memory_bytes=40_000) as batches:
+        for _ in range(20):
+            next(batches)
+        counted = batches.snapshot()
+    assert 0 < counted["memory_bytes"] <= counted["memory_peak_bytes"]
+    assert counted["memory_peak_bytes"] < 40_000 + 8 * loader_module._FIRST_GUESS * 2
+    assert counted["stalls"] == 0
+
+
+def test_what_is_counted_is_given_back(path):
+    with loader(path, stop_position=64) as batches:
+        for batch in batches:
+            del batch
+        held = batches._budget.held
+        assert held == len(batches._buffers._free) * batches._buffers.batch_bytes
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1, 1000])
+def test_too_little_memory_is_slow_and_not_stuck(path, memory_bytes):
+    with loader(path, memory_bytes=memory_bytes, threads=3, stop_position=160) as batches:
+        assert sum(len(batch.sample_ids) for batch in batches) == 160
+
+
+def test_a_slow_read_does_not_hold_up_the_decoding_of_others(path):
+    decoded = []
+
+    def counting(data):
+        decoded.append(data)
+        return decode(data)
+
+    order = SampleOrder((30, 41, 29), seed=3, lanes=8, shuffle_block=4)
+    slow = places(order, 0)[0]
+    batches, gate, _ = gated(path, lambda *place: place == slow, threads=1, decode=counting)
+    waiting, done = in_thread(lambda: next(batches))
+    until(lambda: len(decoded) >= 8 + 32)
+    assert not done, "the first batch still waits for its sample"
+    gate.opened.set()
+    waiting.join(60)
+    assert done[0].sample_ids.tolist() == [ref.sample_id for ref in order.batch(0, 16)]
+    batches.close()
+
+
+def test_remote_samples_are_read_farther_ahead_than_they_are_decoded(path):
+    decoded = []
+
+    def counting(data):
+        decoded.append(data)
+        return decode(data)
+
+    batches, gate, order = gated(path, lambda *place: False, remote=True, prefetch_batches=1, decode=counting)
+    with batches:
+        next(batches)
+        until(lambda: len(gate.came) == 16 * 5)
+        until(lambda: len(decoded) == 16 * 2)
+        assert set(gate.came) == {place for batch in range(5) for place in places(order, batch)}
+
+
+def test_reads_start_in_the_order_of_the_batches(path, monkeypatch):
+    monkeypatch.setattr(loader_module, "_READERS", 1)
+    batches, gate, order = gated(path, lambda *place: False, prefetch_batches=3, threads=1)
+    with batches:
+        for _ in range(5):
+            next(batches)
+    assert gate.came[:48] == places(order, 0) + places(order, 1) + places(order, 2)
+
+
+def test_a_stall_is_reported_with_its_cause_and_the_batch_comes_all_the_same(path, monkeypatch):
+    monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.001)
+    clock, reported = FakeClock(), []
+    order = SampleOrder((30, 41, 29), seed=3, lanes=8, shuffle_block=4)
+    slow = places(order, 0)[5]
+    batches, gate, _ = gated(
+        path, lambda *place: place == slow, clock=clock, on_stall=reported.append, stall_seconds=10.0
+    )
+    waiting, done = in_thread(lambda: next(batches))
+    until(lambda: slow in gate.came)
+    clock.advance(12.5)
+    until(lambda: reported)
+    clock.advance(30)
+    gate.opened.set()
+    waiting.join(60)
+    assert [(stall.stage, stall.shard, stall.sample) for stall in reported] == [
+        ("read", f"shard-{slow[0]:06d}.tar", slow[1])
+    ]
+    assert reported[0].seconds == reported[0].waited == 12.5
+    assert done[0].wait_seconds == 42.5
+    assert batches.snapshot()["stalls"] == 1
+    batches.close()
+
+
+def test_a_stall_is_logged_by_default(path, monkeypatch, caplog):
+    monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.001)
+    clock, hold = FakeClock(), threading.Event()
+
+    def slow(image, key):
+        assert hold.wait(60)
+        return transform(image, key)
+
+    with loader(path, transform=slow, clock=clock) as batches:
+        waiting, _ = in_thread(lambda: next(batches))
+        until(lambda: any(slot.doing and slot.doing.stage == "decode" for slot in batches._crew.slots))
+        clock.advance(11)
+        until(lambda: caplog.messages)
+        hold.set()
+        waiting.join(60)
+    assert "decoding sample" in caplog.text
+
+
+def test_a_wait_without_end_is_an_error_and_does_not_hang_the_closing(path, monkeypatch):
+    monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.001)
+    clock = FakeClock()
+    batches, gate, _ = gated(path, lambda *place: True, clock=clock, stall_seconds=10**6, timeout=60.0)
+
+    def attempt():
+        with batches, pytest.raises(UnavailableError, match=r"reading sample \d+ of shard-"):
+            next(batches)
+        return "closed"
+
+    waiting, done = in_thread(attempt)
+    until(lambda: gate.came)
+    clock.advance(61)
+    waiting.join(60)
+    assert done == ["closed"]
+    gate.opened.set()
+    until(no_data_threads)
+
+
+def test_an_error_of_a_later_batch_waits_for_its_turn(path):
+    order = SampleOrder((30, 41, 29), seed=3, lanes=8, shuffle_block=4)
+    late = set(places(order, 2)) - set(places(order, 0)) - set(places(order, 1))
+    batches, gate, _ = gated(path, lambda *place: False)
+    read = gate.reader.read
+
+    def failing(shard, index):
+        if (shard, index) in late:
+            raise UnavailableError("the storage is gone.")
+        return read(shard, index)
+
+    gate.reader = SimpleNamespace(read=failing, snapshot=gate.reader.snapshot)
+    assert len(next(batches).sample_ids) == 16
+    assert len(next(batches).sample_ids) == 16
+    with pytest.raises(UnavailableError, match="storage is gone"):
+        next(batches)
+    assert no_data_threads()

@@ -15,6 +15,7 @@ def batch():
     return Batch(
         images=torch.zeros(SIZE, 3, 16, 16, dtype=torch.uint8),
         tokens=torch.zeros(SIZE, 16, dtype=torch.int64),
+        text_lengths=torch.full((SIZE,), 4, dtype=torch.int32),
         text_max_len=4,
         sample_ids=np.arange(SIZE, dtype=np.uint64),
         position_start=14,

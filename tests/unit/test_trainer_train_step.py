@@ -31,6 +31,7 @@ def batch():
     return Batch(
         images=torch.randint(0, 256, (SIZE, 3, 16, 16), generator=generator, dtype=torch.uint8),
         tokens=tokens,
+        text_lengths=torch.full((SIZE,), 4, dtype=torch.int32),
         text_max_len=4,
         sample_ids=np.arange(SIZE, dtype=np.uint64),
         position_start=14,

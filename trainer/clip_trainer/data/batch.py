@@ -26,15 +26,26 @@ class Replacement(NamedTuple):
 class Batch:
     """One rank's part of one global batch, ordered by lane and position."""
 
-    images: torch.Tensor  # uint8 [n, 3, H, W]
+    images: torch.Tensor  # uint8 [n, 3, H, W], channels last in memory
     tokens: torch.Tensor  # int64 [n, context_length]
-    text_max_len: int  # longest caption of this part, in tokens up to and including the end of text; 0 if n is 0
+    text_lengths: torch.Tensor  # int32 [n], tokens of each caption up to and including the end of text
+    text_max_len: int  # of the longest caption of this part; 0 if n is 0
     sample_ids: npt.NDArray[np.uint64]  # [n] the samples whose turn it is; replaced ones keep their own id here
     position_start: int  # of the global batch
     position_end: int  # samples consumed once this batch's step is done
     counts: tuple[int, ...]  # samples of every rank in this global batch
     replaced: tuple[Replacement, ...]
     wait_seconds: float  # how long the caller waited for it
+
+
+def caption_lengths(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """Tokens of each caption, start and end included: [n, context_length], padded with 0, to int32 [n].
+
+    Padding is recognised by its id and not the end by being the largest: not every vocabulary ends with its end token.
+    """
+    used = tokens != 0
+    lengths = np.where(used.any(axis=1), tokens.shape[1] - used[:, ::-1].argmax(axis=1), 0)
+    return lengths.astype(np.int32)
 
 
 class LoaderCounters:

@@ -11,9 +11,9 @@ from itertools import accumulate
 import torch
 
 from clip_trainer.data.batch import Replacement
-from clip_trainer.data.loader import Decode, Transform
 from clip_trainer.data.sample import UnusableSample
 from clip_trainer.data.samples import ReadHints, SampleSet
+from clip_trainer.data.showing import Decode, Transform
 
 
 @dataclass

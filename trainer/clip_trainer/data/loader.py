@@ -1,56 +1,40 @@
 """Training batches: the samples of the order, read, decoded, augmented and tokenised by threads.
 
-Decoders, resizing and tensor copies release Python's interpreter lock, so threads scale and nothing is copied between
-processes. A batch is cut into chunks of a few samples; chunks write straight into the batch's tensors. A bounded
-number of batches is in the making, so memory is bounded too.
+Decoders, resizing and copies release Python's interpreter lock, so threads scale and nothing is copied between
+processes. Threads that read wait for storage; others decode. A batch is cut into chunks of a few samples, whose images
+go straight into the batch's memory. What is in the making is bounded by a number of batches and by bytes.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from clip_trainer.data.batch import Batch, LoaderCounters, Replacement
-from clip_trainer.data.order import Order, SampleRef
-from clip_trainer.data.prp import derive_key
-from clip_trainer.data.sample import RawSample, UnusableSample
+from clip_trainer.data.activity import Clock, Slot, Stall, StallWatch
+from clip_trainer.data.batch import Batch, LoaderCounters
+from clip_trainer.data.budget import MemoryBudget
+from clip_trainer.data.buffers import BatchBuffers
+from clip_trainer.data.captions import ChooseCaption, any_caption
+from clip_trainer.data.making import Chunk, Making, Tokenize
+from clip_trainer.data.order import Order
 from clip_trainer.data.samples import ReadHints, SampleSet
-from clipctl.contract.errors import ClipError, CorruptError, InternalError, SpecError
+from clip_trainer.data.showing import Decode, Showing, Steps, Transform
+from clip_trainer.data.threads import Crew
+from clip_trainer.data.turns import TurnQueue
+from clipctl.contract.errors import ClipError, InternalError, SpecError, UnavailableError
 
-Image = npt.NDArray[np.uint8]
-Transform = Callable[[Image, int], torch.Tensor]
-"""Augments: uint8 [h, w, 3] and a 64-bit key to uint8 [3, H, W]. The key alone decides every random choice."""
+__all__ = ["BatchLoader", "Tokenize"]
 
-Decode = Callable[[bytes], Image]
-Tokenize = Callable[[list[str]], npt.NDArray[np.int64]]
+_READERS, _READERS_REMOTE = 2, 16
+_READ_AHEAD_REMOTE = 4  # encoded samples are small: many times the batches that are decoded ahead
+_LOOK_SECONDS = 0.25  # how often a wait is looked at
+_FIRST_GUESS = 128 << 10  # bytes of a sample, before one was read
 
-_CHUNK = 8  # samples; small enough to balance threads, large enough to hide the cost of a task
-_MAX_SUBSTITUTES = 64
-_READERS_REMOTE = 8  # threads that wait for remote storage beside those that decode
-
-# What a key of the order is used for; two uses of one key would correlate augmentation with caption choice.
-_AUGMENT, _CAPTION = 1, 2
-
-
-class _Pending:
-    """A batch in the making."""
-
-    def __init__(self, position: int, refs: Sequence[SampleRef], images: torch.Tensor) -> None:
-        self.position = position
-        self.refs = refs
-        self.images = images
-        self.chunks: list[Future[_Chunk]] = []
-
-
-_Chunk = tuple[npt.NDArray[np.int64], list[Replacement]]
+_log = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -71,8 +55,15 @@ class BatchLoader:
         threads: threads that decode.
         prefetch_batches: batches in the making beside the one in use.
         cache_bytes: memory for blocks of remote shards.
-        memory_bytes: upper bound for the images of batches in the making; lowers prefetch_batches, not below 1.
+        memory_bytes: memory for what is in the making: encoded samples, pixels and batches. Too little lowers
+            `prefetch_batches`, and at last makes one batch at a time, however large that is.
         undecodable: exceptions that mean "this image is bad"; any other exception ends the iteration.
+        choose_caption: which caption of a sample is shown; by default any, all alike.
+        pin_memory: hand out page-locked images, for copies to a GPU that do not hold up the host.
+        stall_seconds: a wait for data of this length is reported, once.
+        timeout: a wait of this length (seconds) is an error; None for never.
+        on_stall: told about a stall, in the thread that waits; by default it is logged.
+        clock: seconds, monotonic.
 
     Raises:
         SpecError: global batch and lanes do not fit.
@@ -98,36 +89,55 @@ class BatchLoader:
         cache_bytes: int = 512 << 20,
         memory_bytes: int = 2 << 30,
         undecodable: tuple[type[Exception], ...] = (ValueError, OSError),
+        choose_caption: ChooseCaption = any_caption,
+        pin_memory: bool = False,
+        stall_seconds: float = 10.0,
+        timeout: float | None = None,
+        on_stall: Callable[[Stall], None] = lambda stall: _log.warning("%s", stall),
+        clock: Clock = time.monotonic,
     ) -> None:
         _check(order, global_batch, rank, world)
         dataset.require("image", "caption")
         self.counters = LoaderCounters()
         self.position = start_position
-        self._dataset, self._order = dataset, order
-        self._transform, self._decode, self._tokenize = transform, decode, tokenize
-        self._undecodable = undecodable
-        self._shape = (3, *image_size)
+        self._order, self._tokenize, self._clock = order, tokenize, clock
         self._global_batch, self._rank, self._world = global_batch, rank, world
-        self._submitted, self._stop = start_position, stop_position
-        own_batch = global_batch // world + global_batch // order.lanes
-        self._depth = 1 + _depth(prefetch_batches, memory_bytes, own_batch * int(np.prod(self._shape)))
-        windows = -(-order.lanes // world)
-        self._reader = dataset.open_reader(ReadHints(cache_bytes, windows, order.shuffle_block))
-        self._pending: deque[_Pending] = deque()
-        workers = threads + (_READERS_REMOTE if dataset.remote else 0)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clip-data")
+        self._next, self._stop = start_position, stop_position
+        self._pending: deque[Making] = deque()
+        self._started = 0  # batches
+        self._sample_bytes = _FIRST_GUESS
+
+        self._budget = MemoryBudget(memory_bytes)
+        largest = -(-order.lanes // world) * (global_batch // order.lanes)
+        batch_bytes = largest * 3 * image_size[0] * image_size[1]
+        self._ahead = _ahead(prefetch_batches, memory_bytes, batch_bytes)
+        self._read_ahead = self._ahead * (_READ_AHEAD_REMOTE if dataset.remote else 1)
+        self._buffers = BatchBuffers(
+            largest, image_size, keep=self._ahead + 2, pinned=pin_memory, on_bytes=self._budget.charge
+        )
+        hints = ReadHints(cache_bytes, -(-order.lanes // world), order.shuffle_block)
+        self._reader = dataset.open_reader(hints)
+        steps = Steps(transform, decode, choose_caption, undecodable)
+        self._showing = Showing(self._reader, order, steps, dataset.shard_name, self._budget)
+
+        self._to_read: TurnQueue[Chunk] = TurnQueue()
+        self._to_decode: TurnQueue[Chunk] = TurnQueue()
+        readers = _READERS_REMOTE if dataset.remote else _READERS
+        self._crew = Crew(clock, {self._read_chunks: readers, self._decode_chunks: threads})
+        self._watch = StallWatch(self._crew.slots, dataset.shard_name, on_stall, clock, stall_seconds, timeout)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         """The next batch. Raises the typed error of whatever failed while making it."""
-        started = time.monotonic()
-        while len(self._pending) < self._depth and self._more():
-            self._submit()
+        started = self._watch.begin()
+        self._start_batches()
         if not self._pending:
             raise StopIteration
-        batch = self._finish(self._pending.popleft(), started)
+        batch = self._wait(self._pending[0])
+        self._pending.popleft()
+        batch.wait_seconds = self._clock() - started
         self.position = batch.position_end
         self.counters.add(samples=len(batch.sample_ids), wait_seconds=batch.wait_seconds, replaced=batch.replaced)
         return batch
@@ -142,86 +152,110 @@ class BatchLoader:
 
     def close(self) -> None:
         """Stop all threads and forget the batches in the making; may be called twice."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._to_read.close()
+        self._to_decode.close()
+        self._budget.close()
+        self._crew.join()
         self._pending.clear()
-        self._stop = self._submitted
+        self._stop = self._next
 
     def snapshot(self) -> dict[str, Any]:
-        """Counters of loader, storage and cache, as one flat dictionary for metrics and events."""
-        return {**self.counters.snapshot(), **self._reader.snapshot()}
+        """Counters of loader, memory, storage and cache, as one flat dictionary for metrics and events."""
+        return {
+            **self.counters.snapshot(),
+            "stalls": self._watch.stalls,
+            "memory_bytes": self._budget.held,
+            "memory_peak_bytes": self._budget.peak,
+            **self._reader.snapshot(),
+        }
+
+    def _start_batches(self) -> None:
+        """Hand out the work for the batch that is wanted now and for those after it."""
+        if not self._pending and not self._more():
+            return
+        wanted = self._pending[0].turn if self._pending else self._started
+        self._budget.want(wanted)
+        self._to_decode.open(wanted + self._ahead)
+        self._to_read.open(wanted + self._read_ahead)
+        while self._started <= wanted + self._read_ahead and self._more():
+            refs = self._order.local_batch(self._next, self._global_batch, self._rank, self._world)
+            counts = self._order.local_counts(self._next, self._global_batch, self._world)
+            making = Making(self._started, self._next, refs, counts)
+            self._pending.append(making)
+            self._started += 1
+            self._next += self._global_batch
+            for chunk in making.chunks:
+                self._to_read.put(making.turn, chunk)
+            if not refs:
+                making.complete(self._tokenize, self._buffers.take)
 
     def _more(self) -> bool:
-        return self._stop is None or self._submitted + self._global_batch <= self._stop
+        return self._stop is None or self._next + self._global_batch <= self._stop
 
-    def _submit(self) -> None:
-        refs = self._order.local_batch(self._submitted, self._global_batch, self._rank, self._world)
-        pending = _Pending(self._submitted, refs, torch.empty((len(refs), *self._shape), dtype=torch.uint8))
-        for first in range(0, len(refs), _CHUNK):
-            rows = pending.images[first : first + _CHUNK]
-            pending.chunks.append(self._pool.submit(self._make_chunk, refs[first : first + _CHUNK], rows))
-        self._pending.append(pending)
-        self._submitted += self._global_batch
-
-    def _finish(self, pending: _Pending, started: float) -> Batch:
-        """Wait for a batch's chunks and put it together."""
+    def _wait(self, making: Making) -> Batch:
+        """The batch, once its threads are done with it."""
         try:
-            chunks = [chunk.result() for chunk in pending.chunks]
-        except BaseException as error:
+            while not making.done.wait(_LOOK_SECONDS):
+                self._watch.look(making.turn, making.first_missing())
+        except UnavailableError:
+            self._crew.abandon()  # a thread that hangs in a read would hang us too
             self.close()
-            if isinstance(error, ClipError) or not isinstance(error, Exception):
-                raise
-            raise InternalError(f"A data worker failed: {type(error).__name__}: {error}") from error
-        tokens = np.concatenate([chunk[0] for chunk in chunks]) if chunks else self._tokenize([])
-        return Batch(
-            images=pending.images,
-            tokens=torch.from_numpy(tokens),
-            text_max_len=_longest(tokens),
-            sample_ids=np.array([ref.sample_id for ref in pending.refs], np.uint64),
-            position_start=pending.position,
-            position_end=pending.position + self._global_batch,
-            counts=self._order.local_counts(pending.position, self._global_batch, self._world),
-            replaced=tuple(item for chunk in chunks for item in chunk[1]),
-            wait_seconds=time.monotonic() - started,
-        )
+            raise
+        if making.error is not None:
+            self.close()
+            raise _typed(making.error)
+        return making.take()
 
-    def _make_chunk(self, refs: Sequence[SampleRef], rows: torch.Tensor) -> _Chunk:
-        captions: list[str] = []
-        replaced: list[Replacement] = []
-        for ref, row in zip(refs, rows, strict=True):
-            captions.append(self._make_sample(ref, row, replaced))
-        return self._tokenize(captions), replaced
-
-    def _make_sample(self, ref: SampleRef, row: torch.Tensor, replaced: list[Replacement]) -> str:
-        """Fill one row with a turn's image and return its caption; a bad sample is replaced within its lane."""
-        failures: list[Replacement] = []
-        for attempt in range(_MAX_SUBSTITUTES):
-            used = ref if attempt == 0 else self._order.substitute(ref, attempt)
-            sample = self._reader.read(used.shard, used.index_in_shard)
+    def _read_chunks(self, slot: Slot) -> None:
+        """What a reading thread does."""
+        while (chunk := self._to_read.take()) is not None:
+            guess = self._sample_bytes * len(chunk.refs)
+            if not self._budget.admit(chunk.making.turn, guess):
+                return
             try:
-                caption = self._show(used, sample, row)
-            except UnusableSample as error:
-                shard = self._dataset.shard_name(used.shard)
-                failures.append(Replacement(used.sample_id, sample.key, shard, error.reason, None))
-                continue
-            replaced.extend(failure._replace(used_id=used.sample_id) for failure in failures)
-            return caption
-        first = failures[0]
-        raise CorruptError(
-            f"{len(failures)} samples in a row cannot be used, from {first.key!r} of shard {first.shard} on "
-            f"({first.reason}).",
-            hint="Check that the shards hold images and captions: `clipctl data verify --deep`.",
-        )
+                for ref in chunk.refs:
+                    slot.begin("read", chunk.making.turn, ref)
+                    chunk.samples.append(self._showing.read(ref))
+            except BaseException as error:
+                chunk.making.fail(error)
+            slot.rest()
+            chunk.encoded_bytes = sum(len(data) for sample in chunk.samples for data in sample.members.values())
+            self._budget.charge(chunk.encoded_bytes - guess)
+            if len(chunk.samples) == len(chunk.refs):
+                self._sample_bytes = chunk.encoded_bytes // len(chunk.refs)
+                self._to_decode.put(chunk.making.turn, chunk)
 
-    def _show(self, ref: SampleRef, sample: RawSample, row: torch.Tensor) -> str:
-        captions = sample.captions()
-        encoded = sample.image()
-        try:
-            image = self._decode(encoded)
-        except self._undecodable as error:
-            raise UnusableSample(getattr(error, "reason", "undecodable image")) from error
-        key = self._order.key(ref)
-        row.copy_(self._transform(image, derive_key(key, _AUGMENT)))
-        return captions[derive_key(key, _CAPTION) % len(captions)]
+    def _decode_chunks(self, slot: Slot) -> None:
+        """What a decoding thread does. The one that finishes a batch puts it together."""
+        while (chunk := self._to_decode.take()) is not None:
+            making = chunk.making
+            try:
+                self._fill(chunk, slot)
+                if making.finish(chunk):
+                    slot.begin("tokenize", making.turn, making.refs[0])
+                    making.complete(self._tokenize, self._buffers.take)
+            except BaseException as error:
+                making.fail(error)
+            slot.rest()
+
+    def _fill(self, chunk: Chunk, slot: Slot) -> None:
+        turn = chunk.making.turn
+        rows = chunk.making.images(self._buffers.take)[chunk.rows].permute(0, 2, 3, 1).numpy()
+        for ref, sample, row in zip(chunk.refs, chunk.samples, rows, strict=True):
+            caption, replaced = self._showing.show(turn, ref, sample, row, slot)
+            chunk.captions.append(caption)
+            chunk.replaced += replaced
+        chunk.samples.clear()
+        self._budget.charge(-chunk.encoded_bytes)
+
+
+def _typed(error: BaseException) -> BaseException:
+    """What the consumer sees of a worker's error."""
+    if isinstance(error, ClipError) or not isinstance(error, Exception):
+        return error
+    internal = InternalError(f"A data worker failed: {type(error).__name__}: {error}")
+    internal.__cause__ = error
+    return internal
 
 
 def _check(order: Order, global_batch: int, rank: int, world: int) -> None:
@@ -235,11 +269,6 @@ def _check(order: Order, global_batch: int, rank: int, world: int) -> None:
         )
 
 
-def _depth(prefetch_batches: int, memory_bytes: int, batch_bytes: int) -> int:
-    """Batches to have in the making beside the one that is waited for."""
-    return max(0, min(prefetch_batches, memory_bytes // max(1, batch_bytes) - 1))
-
-
-def _longest(tokens: npt.NDArray[np.int64]) -> int:
-    used = np.flatnonzero((tokens != 0).any(axis=0))
-    return int(used[-1]) + 1 if used.size else 0
+def _ahead(prefetch_batches: int, memory_bytes: int, batch_bytes: int) -> int:
+    """Batches to decode ahead: beside the one in use and the one that is waited for, as many as there is room for."""
+    return max(0, min(prefetch_batches, memory_bytes // max(1, batch_bytes) - 2))
