@@ -45,6 +45,18 @@ TRAIN_SOURCE_SAMPLES = Metric(
     "Samples this rank trained on, by source, where there are several.",
     ("source",),
 )
+TRAIN_DATA_WAIT = Metric("clip_train_data_wait_ratio", "gauge", "Share of the last step spent waiting for its batch.")
+TRAIN_DATA_BYTES = Metric("clip_train_data_read_bytes_total", "counter", "Bytes of samples read from storage.")
+TRAIN_DATA_REQUESTS = Metric("clip_train_data_requests_total", "counter", "Reads that storage was asked for.")
+TRAIN_DATA_RETRIES = Metric("clip_train_data_retries_total", "counter", "Reads that had to be repeated.")
+TRAIN_DATA_CACHE = Metric(
+    "clip_train_data_cache_lookups_total",
+    "counter",
+    "Lookups in the caches of blocks, by result: hit, miss.",
+    ("result",),
+)
+TRAIN_DATA_MEMORY = Metric("clip_train_data_memory_bytes", "gauge", "Bytes of samples and batches in the making.")
+TRAIN_DATA_STALLS = Metric("clip_train_data_stalls_total", "counter", "Waits for data longer than data.stall_seconds.")
 TRAIN_CHECKPOINT_SECONDS = Metric(
     "clip_train_checkpoint_seconds", "histogram", "Seconds training waited for a checkpoint."
 )
@@ -68,6 +80,13 @@ TRAINER_METRICS = (
     TRAIN_STEP_SECONDS,
     TRAIN_REPLACED,
     TRAIN_SOURCE_SAMPLES,
+    TRAIN_DATA_WAIT,
+    TRAIN_DATA_BYTES,
+    TRAIN_DATA_REQUESTS,
+    TRAIN_DATA_RETRIES,
+    TRAIN_DATA_CACHE,
+    TRAIN_DATA_MEMORY,
+    TRAIN_DATA_STALLS,
     TRAIN_CHECKPOINT_SECONDS,
     TRAIN_CHECKPOINT_STEP,
     TRAIN_CHECKPOINT_FAILURES,

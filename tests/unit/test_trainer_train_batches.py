@@ -24,6 +24,10 @@ def dataset(tmp_path):
     return open_dataset(str(tmp_path / "data"))
 
 
+def group_of(rank, world):
+    return SimpleNamespace(rank=rank, world=world, is_first=rank == 0, device=torch.device("cpu"))
+
+
 def run_of(dataset, *overrides, image_size=8, hf_tokenizer_name=None, **visual):
     spec = spec_with("train.global_batch=4", *overrides)
     text = {"context_length": 16, "tokenizer_mode": None, "tokenizer_kwargs": None}
@@ -36,7 +40,7 @@ def run_of(dataset, *overrides, image_size=8, hf_tokenizer_name=None, **visual):
         model=model,
         dataset=dataset,
         order=SampleOrder(COUNTS, seed=0, lanes=4, shuffle_block=8),
-        group=SimpleNamespace(rank=0, world=1),
+        group=group_of(0, 1),
         state=SimpleNamespace(samples_consumed=0),
         total_steps=2,
         transforms=transforms_for(model, spec.model.preprocess, spec.data.augment),
@@ -98,7 +102,7 @@ def test_the_same_keys_give_the_same_images_for_any_number_of_workers(dataset):
     parts = {}
     for rank in range(2):
         run = run_of(dataset, *everything)
-        run.group = SimpleNamespace(rank=rank, world=2)
+        run.group = group_of(rank, 2)
         batch = batches(run)[0]
         parts.update(zip(batch.sample_ids.tolist(), batch.images, strict=True))
     assert sorted(parts) == sorted(whole.sample_ids.tolist())

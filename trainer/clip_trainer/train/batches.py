@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from functools import partial
 
+from clip_trainer.data.activity import Stall
+from clip_trainer.data.captions import any_caption, weighted_caption
 from clip_trainer.data.loader import BatchLoader
 from clip_trainer.text import LoaderTokenizer, tokenizer_folder
 from clip_trainer.train.run import Run
 from clip_trainer.vision import UndecodableImage, decode_image
+from clipctl.contract.sections import quantity_bytes
 
 
 def open_loader(run: Run) -> BatchLoader:
@@ -27,5 +32,19 @@ def open_loader(run: Run) -> BatchLoader:
         stop_position=run.total_steps * spec.train.global_batch,
         threads=spec.data.threads,
         prefetch_batches=spec.data.prefetch_batches,
+        memory_bytes=quantity_bytes(spec.data.memory),
         undecodable=(UndecodableImage,),
+        choose_caption=weighted_caption(spec.data.captions) if spec.data.captions else any_caption,
+        pin_memory=run.group.device.type == "cuda",
+        stall_seconds=spec.data.stall_seconds,
+        on_stall=partial(_report_stall, run),
     )
+
+
+def _report_stall(run: Run, stall: Stall) -> None:
+    """Say what the data waits for: every rank in its log, the first one also in the ledger."""
+    message = f"rank {run.group.rank}: {stall}"
+    if run.group.is_first:
+        run.events.announce("data_stall", message, step=run.state.step, **asdict(stall))
+    else:
+        print(message, file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from clip_trainer.log.experiment import ExperimentLogs
 from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.optim import learning_rate
 from clip_trainer.train.batches import open_loader
+from clip_trainer.train.data_record import DataRecord
 from clip_trainer.train.finish import finish
 from clip_trainer.train.openclip_state import description
 from clip_trainer.train.preemption import PreemptionNotice
@@ -55,6 +56,7 @@ def _train(run: Run, notice: PreemptionNotice, evaluation: Evaluation, logs: Exp
     failed_saves = 0
     rate = Rate()
     with open_loader(run) as loader:
+        data = DataRecord(run.events, run.metrics, loader.snapshot)
         while run.state.step < run.total_steps:
             batch = next(loader)
             assert batch.position_start == run.state.samples_consumed  # the data state is this one integer
@@ -74,6 +76,7 @@ def _train(run: Run, notice: PreemptionNotice, evaluation: Evaluation, logs: Exp
                 average.update(run.state.step)
 
             record(run, batch, result, lr, rate.per_second())
+            data.step(run.state.step, batch.wait_seconds, seconds)
             logs.step(batch, result, lr, seconds)
             check_replaced(run)
             if result.skipped is not None and guard.exhausted:
