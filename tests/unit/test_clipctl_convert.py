@@ -416,7 +416,17 @@ def test_run_names(text, name):
 
 @pytest.mark.parametrize(
     ("samples", "batch", "workers", "accumulate", "steps"),
-    [(1000, 100, 1, 1, 10), (1001, 100, 1, 1, 11), (1001, 100, 4, 1, 12), (1000, 100, 1, 3, 3), (10, 100, 0, 1, 1)],
+    [
+        *[
+            (1000, 100, 1, 1, 10),
+            (1001, 100, 1, 1, 11),
+            (1001, 100, 4, 1, 12),
+            (1000, 100, 1, 3, 3),
+            (10, 100, 0, 1, 1),
+        ],
+        # As OpenCLIP was seen to count.
+        *[(96, 8, 2, 1, 12), (100, 8, 2, 1, 14), (100, 8, 4, 1, 16), (97, 8, 1, 1, 13), (10, 8, 4, 1, 4)],
+    ],
 )
 def test_rounding_of_an_epoch(samples, batch, workers, accumulate, steps):
     command = read_command(

@@ -26,7 +26,8 @@ class JoinedSamples:
         self.parts = tuple(parts)
         self.url = "::".join(part.url for part in parts)
         self.remote = any(part.remote for part in parts)
-        self.counts: Sequence[int] = tuple(chain.from_iterable(part.counts for part in parts))
+        alone = len(self.parts) == 1
+        self.counts: Sequence[int] = parts[0].counts if alone else [*chain.from_iterable(part.counts for part in parts)]
         self.shards = tuple(len(part.counts) for part in parts)
         """Shards of each part."""
         self.samples = tuple(sum(part.counts) for part in parts)

@@ -87,7 +87,9 @@ def opener_of(data: DataSection, image_size: Callable[[], tuple[int, int]] = lam
     """
     if data.allow_pipe:
         os.environ[ALLOW_PIPE] = "1"  # of this process alone; `parse_location` asks for it
-    cache = data.cache and BlockStore(Path(data.cache.path).expanduser(), quantity_bytes(data.cache.size))
+    cache = None
+    if data.cache is not None:
+        cache = BlockStore(Path(data.cache.path).expanduser(), quantity_bytes(data.cache.size))
     return Opener(data.columns or ColumnsSection(), cache, image_size)
 
 
