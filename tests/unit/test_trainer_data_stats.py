@@ -87,11 +87,3 @@ def test_what_the_rules_left_out(tmp_path):
     assert stats.samples == 51 - 5
     assert stats.left_out == {"no caption": 3, "no image": 2}
     assert stats.rules == {"needs": ("image", "caption")}
-
-
-def test_an_index_without_samples(tmp_path):
-    write_dataset(tmp_path, (3,))
-    index_dataset(str(tmp_path), IndexOptions(rules=SampleRules(needs=("class",))))
-    stats = dataset_stats(open_dataset(str(tmp_path)))
-    assert (stats.samples, stats.bytes_per_sample.total) == (0, 0)
-    assert stats.left_out == {"no class": 3}
