@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from itertools import count
 
 import pytest
 
@@ -181,3 +182,33 @@ def test_a_bug_ends_the_work_and_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         work()
     assert shard._spool.closed
+
+
+def test_hosts_get_the_time_they_ask_for():
+    """A crawl delay slows a host down; `Retry-After` pauses all of it, not only the row that met it."""
+    asked = []
+
+    class Noting(HostQueue):
+        def slow_down(self, host, delay):
+            asked.append(("slow", host, delay))
+
+        def pause(self, host, until):
+            asked.append(("pause", host, until))
+
+    web = Web({"http://b.test/x": [of_status(503, retry_after=0.25), IMAGE]}, delays={"http://a.test/x": 3.0})
+    rows = [Row(number, f"http://{host}.test/x", "words") for number, host in enumerate("ab")]
+    shard = GatheringShard(0, rows)
+    with Crew(web, Noting(1), PATIENT, 1, lambda status, size: None, clock=ticking()) as crew:
+        crew.add(shard)
+        crew.next_complete()
+    assert ("slow", "a.test", 3.0) in asked
+    pauses = [entry for entry in asked if entry[0] == "pause"]
+    assert [host for _, host, _ in pauses] == ["b.test"]
+    assert [result.status for result in shard.results()] == ["ok", "ok"]
+    shard.close()
+
+
+def ticking():
+    """A clock that goes on by itself, a second at every look."""
+    seconds = count()
+    return lambda: float(next(seconds))

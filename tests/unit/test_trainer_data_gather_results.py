@@ -1,6 +1,8 @@
 """Results of rows, errors and retries: what is written down, and what is tried again."""
 
+import itertools
 import random
+import threading
 
 import pytest
 
@@ -87,6 +89,29 @@ def test_the_tally_tells_the_rate_and_the_most_frequent_reasons():
     assert events[0].item == "(0.2 images/s; failed: http-404 1)"
     assert (tally.images, tally.fetched) == (4, 4)
     assert list(tally.failures.items()) == [("timeout", 2), ("http-404", 1)]
+
+
+def test_the_tally_is_shared_by_threads():
+    """Stored results are counted while rows arrive; every event sees a whole count."""
+    events = []
+    tally = GatherTally(10_000, events.append)
+    reasons = [f"http-{number}" for number in range(400, 500)]
+
+    def work():
+        for reason in reasons * 10:
+            tally.count(reason, 1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(1000):
+        tally.count_stored([failed(Row(number, "u", "c"), 0, GatherError(f"old-{number}"))])
+    for thread in threads:
+        thread.join()
+    assert sum(tally.failures.values()) == 5000
+    assert tally.fetched == len(events) == 4000
+    assert [event.bytes_done for event in events] == list(range(1, 4001))
+    assert all(later.done > event.done for event, later in itertools.pairwise(events))
 
 
 def test_the_tally_shows_the_first_few_reasons_only():

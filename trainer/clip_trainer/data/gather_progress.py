@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ _REASONS_SHOWN = 4
 
 
 class GatherTally:
-    """Counts results by status, those of an interrupted run too, and tells the progress.
+    """Counts results by status, those of an interrupted run too, and tells the progress; safe to share between threads.
 
     Args:
         total: rows of the table.
@@ -24,6 +25,7 @@ class GatherTally:
 
     def __init__(self, total: int, progress: Progress | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._progress, self._clock = total, progress, clock
+        self._lock = threading.Lock()
         self._statuses: Counter[str] = Counter()
         self._began = clock()
         self._bytes = self._images = 0
@@ -31,17 +33,19 @@ class GatherTally:
 
     def count_stored(self, results: Iterable[Result]) -> None:
         """Count results that an earlier run has left."""
-        self._statuses.update(result.status for result in results)
+        with self._lock:
+            self._statuses.update(result.status for result in results)
 
     def count(self, status: str, size: int) -> None:
         """Count a row of this run."""
-        self._statuses[status] += 1
-        self.fetched += 1
-        self._bytes += size
-        self._images += status == OK
-        if self._progress is not None:
-            done = sum(self._statuses.values())
-            self._progress(ProgressEvent("gather", done, self._total, self._bytes, self._text()))
+        with self._lock:
+            self._statuses[status] += 1
+            self.fetched += 1
+            self._bytes += size
+            self._images += status == OK
+            if self._progress is not None:
+                done = sum(self._statuses.values())
+                self._progress(ProgressEvent("gather", done, self._total, self._bytes, self._text()))
 
     @property
     def images(self) -> int:
