@@ -2,6 +2,7 @@
 
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -20,10 +21,13 @@ from clip_testkit.httpfaults import (
 from clip_testkit.s3fault import fault_server
 from clip_testkit.s3server import ask, create_bucket, s3_server, use_only
 from clip_testkit.shards import write_dataset
+from clip_trainer.data.block_store import BlockStore
 from clip_trainer.data.http_connections import Timeouts
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.retry import RetryPolicy
+from clip_trainer.data.samples import ReadHints
 from clip_trainer.data.source import SequentialReader
+from clip_trainer.data.source_cached import CachedSource
 from clip_trainer.data.source_http import HttpSource
 from clip_trainer.data.source_s3 import S3Source
 from clip_trainer.data.verify import verify_dataset
@@ -206,6 +210,33 @@ def test_other_bytes_of_the_right_length_are_caught_by_the_index(moto, proxy, wa
     proxy.heal()
     assert verify_dataset("s3://bucket/wrong", deep=True).ok
     assert dataset.index.samples == 15
+
+
+def test_what_is_damaged_on_its_way_into_the_disk_cache_does_not_stay_there(moto, proxy, waits, tmp_path):
+    write_dataset(tmp_path / "local", [6, 9])
+    for shard in (tmp_path / "local").glob("*.tar"):
+        ask(moto, "PUT", f"/bucket/kept/{shard.name}", shard.read_bytes())
+    dataset = open_dataset("s3://bucket/kept")
+    dataset = replace(dataset, source=CachedSource(dataset.source, BlockStore(tmp_path / "cache", 64 << 20)))
+    counts = list(enumerate(dataset.counts))
+
+    def samples():
+        reader = dataset.open_reader(ReadHints(cache_bytes=0))
+        return [reader.read(shard, index).members for shard, count in counts for index in range(count)]
+
+    proxy.add(damage(200), times=1)
+    first = samples()
+    bytes_read = dataset.source.counters.bytes_read
+    assert samples() == first
+    assert dataset.source.counters.bytes_read - bytes_read < 1 << 20
+    bytes_read = dataset.source.counters.bytes_read
+    assert samples() == first
+    assert dataset.source.counters.bytes_read == bytes_read, "all of it comes from the disk"
+    assert first == [
+        sample.members
+        for reader in [open_dataset(str(tmp_path / "local")).open_reader(ReadHints())]
+        for sample in (reader.read(shard, index) for shard, count in counts for index in range(count))
+    ]
 
 
 def test_a_slow_store_is_waited_for(proxy, waits):
