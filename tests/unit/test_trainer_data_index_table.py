@@ -30,7 +30,6 @@ from clip_trainer.data.index_table import (
     ShardEntry,
     decode_head,
     encode_head,
-    entries_of,
     make_table,
     place_blocks,
 )
@@ -47,7 +46,7 @@ ENTRIES = st.builds(ShardEntry, NAMES, U64, st.text(max_size=8), U64, U128, U64,
 def test_entries_survive_the_table(entries):
     head = encode_head(make_table(entries))
     table = decode_head(head, "t.bin")
-    assert entries_of(table, "t.bin") == entries
+    assert [table.entry(shard) for shard in range(len(table))] == entries
     assert table.all_names() == [entry.name for entry in entries]
     assert table.has_names([entry.name for entry in entries])
     assert encode_head(table) == head
@@ -75,8 +74,8 @@ def test_names_that_lead_elsewhere_are_refused(name):
     table = make_table([entry(name=name)])
     with pytest.raises(CorruptError, match="does not stay below"):
         table.name(0)
-    with pytest.raises(CorruptError, match=r"t\.bin: .*does not stay below"):
-        entries_of(table, "t.bin")
+    with pytest.raises(CorruptError, match="does not stay below"):
+        table.entry(0)
 
 
 @given(samples=st.lists(st.tuples(U32, U32, U32), max_size=30), counts=st.dictionaries(st.text(max_size=5), U32))
@@ -134,7 +133,7 @@ def test_the_identity_is_that_of_content_and_samples():
 
     one = made("a", 2)
     assert identity(one) == identity(one._replace(entry=one.entry._replace(etag="e", modified=4)))
-    for change in ({"name": "b"}, {"xxh3": 2}, {"xxh3": 1 << 64}):
+    for change in ({"name": "b"}, {"xxh3": 2}, {"xxh3": 1 | 1 << 64}):
         assert identity(one) != identity(one._replace(entry=one.entry._replace(**change)))
     assert identity(one) != identity(made("a", 1))
     assert identity(one, made("b", 1)) != identity(made("b", 1), one)

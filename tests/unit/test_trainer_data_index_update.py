@@ -148,6 +148,18 @@ def test_a_damaged_index_counts_as_none(update, directory):
     assert len(keys(directory)) == 13
 
 
+def test_only_a_shard_whose_rows_are_damaged_is_read_again(update, directory):
+    _, first = update()
+    table = first.index.header.table
+    payload = bytearray((directory / table.name).read_bytes())
+    payload[table.head_bytes + 1] ^= 1
+    (directory / table.name).write_bytes(payload)
+    read, found = update()
+    assert read == {shard(0)}
+    assert found.index == first.index
+    assert len(keys(directory)) == 13
+
+
 def test_an_index_of_version_1_is_made_anew(update, directory):
     (directory / "index.json").write_text(
         json.dumps({"format": "clipctl-shard-index", "version": 1, "shards": [], "digest": "0" * 32})

@@ -64,9 +64,9 @@ def index(
         where=parse_where(where or ()),
         duplicates=duplicates,
     )
-    options = IndexOptions(rules, force=force, skip_damaged=skip_damaged, threads=threads)
+    options = IndexOptions(rules, skip_damaged=skip_damaged, threads=threads)
     with progress_line() as progress:
-        update = index_dataset(data, options, name=name, progress=progress)
+        update = index_dataset(data, options, name=name, force=force, progress=progress)
     if json:
         say_json(_summary(update))
     else:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import xxhash
 
 from clip_trainer.data.source import checked_name
-from clipctl.contract.errors import ClipError, CorruptError
+from clipctl.contract.errors import CorruptError
 
 _MAGIC = b"CLIPIDX2"
 _START = struct.Struct("<8sQQQ")
@@ -152,14 +152,6 @@ def decode_head(head: bytes, where: str) -> ShardTable:
         if shards and columns[name][-1] != size:
             raise CorruptError(f"{where} contradicts itself.")
     return table
-
-
-def entries_of(table: ShardTable, where: str) -> list[ShardEntry]:
-    """All entries. Raises CorruptError, naming the table, if one is impossible."""
-    try:
-        return [table.entry(shard) for shard in range(len(table))]
-    except ClipError as error:
-        raise CorruptError(f"{where}: {error.problem}") from error
 
 
 def _cut(texts: bytes | memoryview, ends: Sequence[int], index: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_trainer.data.index_build import ShardScan, shard_infos
+from clip_trainer.data.index_build import OnShard, ShardScan, shard_infos
 from clip_trainer.data.index_changes import IndexChanges, find_changes, is_unchanged
 from clip_trainer.data.index_format import ShardIndex
 from clip_trainer.data.index_join import make_index
@@ -20,7 +21,7 @@ from clip_trainer.data.index_store import (
     place_in_cache,
     save_index,
 )
-from clip_trainer.data.index_table import IndexedShard, entries_of
+from clip_trainer.data.index_table import IndexedShard
 from clip_trainer.data.location import Location, parse_location
 from clip_trainer.data.progress import Progress
 from clip_trainer.data.source import ObjectInfo, Source, open_source
@@ -43,8 +44,6 @@ class IndexOptions:
 
     rules: SampleRules | None = None
     """Which samples to list; None for the rules of the index there is, or all samples."""
-    force: bool = False
-    """Read every shard, whatever an earlier index says."""
     skip_damaged: bool = False
     """Leave damaged shards out, and list them in the index, instead of failing."""
     threads: int = 4
@@ -70,7 +69,7 @@ def index_dataset(
         url: directory of shards, brace pattern or single shard.
         options: which samples to list, and how to go about it.
         name: of a further index beside the main one.
-        force: shorthand for the option.
+        force: read every shard, whatever an earlier index says.
         source: storage to use instead of the one the location names.
         cache_dir: for indexes of read-only datasets and what an interrupted indexing has done.
         progress: told how far it is.
@@ -80,20 +79,21 @@ def index_dataset(
         CorruptError: shards are damaged; names them.
         SpecError, PermissionDeniedError, UnavailableError: from parsing the location and from the store.
     """
-    options = options or IndexOptions(force=force)
+    options = options or IndexOptions()
     location = parse_location(url)
     source = source or open_source(location)
     beside, cache = place_beside(source, name), place_in_cache(source, location, cache_dir, name)
     old, place = _existing((beside, cache), may_guess=name is None or options.rules is not None)
     rules = options.rules or (old.header.rules if old is not None else SampleRules())
     shards, whole = _shards_meant(source, location, old if place is beside else None)
-    known = {} if old is None or options.force or old.header.rules != rules else _by_name(old)
+    known = {} if old is None or force or old.header.rules != rules else _by_name(old)
     changes = find_changes(shards, {name: shard.entry for name, shard in known.items()})
     if old is not None and not (changes.new or changes.changed or changes.gone or not known):
         return IndexUpdate(old, place is beside, changes)
     journal = IndexJournal((cache_dir or default_cache()) / "partial", source.base, rules)
     try:
-        index = _updated(source, shards, known, rules, options, journal, progress)
+        known = known if force else {**known, **journal.records()}
+        index = _updated(source, shards, known, rules, options, journal.add, progress)
         beside_now = _save(index, beside if whole else None, cache)
     except BaseException:
         journal.close(finished=False)
@@ -108,17 +108,16 @@ def _updated(
     known: dict[str, IndexedShard],
     rules: SampleRules,
     options: IndexOptions,
-    journal: IndexJournal,
+    on_shard: OnShard,
     progress: Progress | None,
 ) -> ShardIndex:
     """The index of these shards, of which those that are unchanged since they were known are not read."""
-    known = known if options.force else {**known, **journal.records()}
     entries = {
-        info.name: _as_stored(known[info.name], info)
+        info.name: known[info.name]
         for info in shards
         if info.name in known and is_unchanged(info, known[info.name].entry)
     }
-    scan = ShardScan(source, rules, threads=options.threads, skip_damaged=options.skip_damaged, on_shard=journal.add)
+    scan = ShardScan(source, rules, threads=options.threads, skip_damaged=options.skip_damaged, on_shard=on_shard)
     entries |= scan.run([info for info in shards if info.name not in entries], progress)
     listed = [entries[info.name] for info in shards if info.name in entries]
     if not listed:
@@ -130,10 +129,6 @@ def _updated(
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(index.header.left_out.items()))
         raise MissingError(f"The rules leave no sample of {source.base} ({reasons}).", hint="Loosen them.")
     return index
-
-
-def _as_stored(shard: IndexedShard, info: ObjectInfo) -> IndexedShard:
-    return shard._replace(entry=shard.entry._replace(modified=info.modified))
 
 
 def _existing(places: Sequence[IndexPlace], *, may_guess: bool) -> tuple[ShardIndex | None, IndexPlace]:
@@ -168,8 +163,13 @@ def _shards_meant(source: Source, location: Location, old: ShardIndex | None) ->
 
 
 def _by_name(index: ShardIndex) -> dict[str, IndexedShard]:
-    entries = entries_of(index.table, index.header.table.name)
-    return {entry.name: IndexedShard(entry, index.block(shard)) for shard, entry in enumerate(entries)}
+    """What the index knows of each shard. One whose rows are damaged is not known, so it will be read."""
+    known = {}
+    for shard in range(len(index.table)):
+        with contextlib.suppress(CorruptError):
+            entry = index.table.entry(shard)
+            known[entry.name] = IndexedShard(entry, index.block(shard))
+    return known
 
 
 def _save(index: ShardIndex, beside: IndexPlace | None, cache: IndexPlace) -> bool:
