@@ -53,7 +53,7 @@ def connect(host: str, port: int, timeout: float, allowed: Allowed) -> socket.so
     found = _resolve(host, port)
     usable = [entry for entry in found if allowed(str(entry[1][0]))]
     if not usable:
-        raise GatherError("private-address", f"{host} is {found[0][1][0]}, not a public address")
+        raise GatherError("private-address", f"{host} is {found[0][1][0]}, not a public address (see --allow-private)")
     deadline = time.monotonic() + timeout
     failure = GatherError("timeout", f"{host} did not accept a connection", transient=True)
     for family, address in usable:
