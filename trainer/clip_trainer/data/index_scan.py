@@ -89,10 +89,11 @@ class _Pending:
 
     def take(self, start: int) -> list[bytes]:
         """All pending bytes from offset `start` on; those before it belong to no sample."""
-        pieces = self._pieces
-        skip = start - self._begin
-        while skip > 0 and len(pieces[0]) <= skip:
-            skip -= len(pieces.pop(0))
+        skip, first = start - self._begin, 0
+        while skip > 0 and len(self._pieces[first]) <= skip:
+            skip -= len(self._pieces[first])
+            first += 1
+        pieces = self._pieces[first:]
         if skip > 0:
             pieces[0] = pieces[0][skip:]
         self._pieces, self._begin = [], self._end
