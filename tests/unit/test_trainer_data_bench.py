@@ -74,6 +74,13 @@ def test_unusable_samples_are_left_out_and_counted(measured):
     assert result.image_side == pytest.approx(SIZE)
 
 
+def test_a_slow_store_still_gives_enough_samples_for_the_other_stages():
+    result = bench(workload(MadeUpSamples([40, 60], make), seconds=0.0))
+    assert result.held >= 64
+    assert result.unusable > 0
+    assert result.stages["read"].samples < 64
+
+
 def test_the_reader_is_asked_for_what_training_would_ask(measured):
     _, _, samples = measured
     alone, in_loader = samples.hints
@@ -98,7 +105,7 @@ def test_what_was_fetched_ahead_counts_as_read():
         told.append((stage, len(handed_out)))
 
     read = bench(workload(samples, told=note)).stages["read"]
-    assert read.samples > 500 * dict(told)["parse"]
+    assert read.samples > dict(told)["parse"]
 
 
 def test_the_whole_loader_ends_after_so_many_batches():

@@ -47,6 +47,16 @@ def test_formats_are_told_by_content_not_by_name(suffix, kind, mode):
     assert (found.picture.format, found.picture.mode) == (kind, mode)
 
 
+def test_a_header_that_pillow_refuses_does_not_make_a_decoded_image_unusable(monkeypatch):
+    def refuse(file):
+        raise SyntaxError("no marker found")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    found = look({"jpg": JPEG, "txt": b"x"})  # libjpeg decodes it
+    assert found.problem is None
+    assert (found.picture.width, found.picture.height, found.picture.format) == (60, 40, "unknown")
+
+
 def test_an_image_that_a_camera_turned():
     turned = encoded(rotated_by_exif(20, 30), "JPEG")
     found = look({"jpg": turned, "txt": b"x"})

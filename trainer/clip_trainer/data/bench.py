@@ -21,7 +21,7 @@ from clipctl.contract.errors import CorruptError
 WAITING_FOR_STORAGE = 8
 """Threads that read beside those that decode, where reading takes a round trip; as the loader has them."""
 
-_HELD_SAMPLES = 512
+_HELD_LEAST, _HELD_SAMPLES = 64, 512
 _HELD_BYTES = 256 << 20  # of encoded samples, and again of decoded ones
 _CAPTIONS = 8  # tokenised together, as in the loader
 
@@ -119,8 +119,11 @@ def _read(load: Workload) -> tuple[list[RawSample], Timing]:
         return 1
 
     threads = load.threads + (WAITING_FOR_STORAGE if load.samples.remote else 0)
-    timing = time_work(read, _turns(load), threads=threads, seconds=load.seconds)
+    turns = _turns(load)
+    timing = time_work(read, turns, threads=threads, seconds=load.seconds)
     received = reader.snapshot()["bytes_read"] - before
+    while len(kept) < _HELD_LEAST and budget > 0:
+        read(next(turns))
     return kept, replace(timing, samples=_fetched(timing.samples, received, kept), bytes=received)
 
 

@@ -21,6 +21,7 @@ CountTokens = Callable[[str], int]
 
 _LANGUAGE_KEYS = ("language", "lang", "LANGUAGE", "LANG")
 _TEXTS = {*CAPTION_SUFFIXES, CLASS_SUFFIX}
+_UNKNOWN = "unknown"
 _PREVIEW = 400  # characters of a caption that previews may show
 
 
@@ -141,10 +142,18 @@ def _picture(data: bytes, max_pixels: int) -> tuple[Picture | None, str | None]:
     except UndecodableImage as error:
         # Numbers inside a reason (sizes, offsets) would make every sample a reason of its own.
         return None, re.sub(r"\d+", "N", error.reason)
-    with Image.open(io.BytesIO(data)) as image:
-        kind, mode = image.format or "?", image.mode
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    kind, mode, turned = _header(data)
     return Picture(width, height, kind, mode, turned, xxhash.xxh3_64_intdigest(data)), None
+
+
+def _header(data: bytes) -> tuple[str, str, bool]:
+    """Format, colours, and whether the EXIF data ask for a rotation."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+            return image.format or _UNKNOWN, image.mode, turned
+    except Exception:  # Pillow raises nearly anything on odd headers; the image was decoded, so it can be used
+        return _UNKNOWN, _UNKNOWN, False
 
 
 def _class(sample: RawSample) -> tuple[bool, str | None]:

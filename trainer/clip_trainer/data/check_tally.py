@@ -70,7 +70,7 @@ class Tally:
         if found.damage is not None:
             self.damaged += 1
         else:
-            self._keys.add(xxhash.xxh3_64_intdigest(found.key.encode("utf-8", "surrogateescape")), found.key)
+            self._keys.add(xxhash.xxh3_64_intdigest(found.key.encode("utf-8", "surrogatepass")), found.key)
             self.captions.add(found)
             self.with_class += found.has_class
         if found.picture is not None:
