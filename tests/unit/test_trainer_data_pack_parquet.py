@@ -5,7 +5,9 @@ import os
 import tempfile
 from decimal import Decimal
 
+import pyarrow as arrow
 import pytest
+from pyarrow import parquet
 
 from clip_testkit.shards import png, read_shards
 from clip_trainer.data.pack import pack
@@ -16,9 +18,6 @@ from clip_trainer.data.pack_parquet import ParquetTable
 from clip_trainer.data.shard_producer import Unpackable
 from clip_trainer.data.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError, SpecError
-
-arrow = pytest.importorskip("pyarrow")
-parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def write(path, rows, **options):

@@ -49,7 +49,7 @@ def typed_error(error: BaseException, what: str) -> ClipError:
         return CannotCreateError(f"{what} cannot be written: no space left.", hint="Free some space.")
     if "ImportError" in names:
         return SpecError(f"{what} needs a storage client that is not installed ({reason}).", hint="Install it.")
-    if "NotImplementedError" in names:
+    if any(name.startswith("NotImplemented") for name in names):  # fsspec's answer to what a file system lacks
         return SpecError(f"{what}: this storage cannot do that ({reason}).", hint="Use another one.")
     return UnavailableError(f"{what} cannot be reached ({reason}).", hint=_UNAVAILABLE_HINT)
 
