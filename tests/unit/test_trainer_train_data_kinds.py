@@ -63,6 +63,7 @@ def test_a_table_is_trained_on_where_it_lies(lab):
     replaced = [event for event in read_events(open_store(run.spec.root)) if event["event"] == "replaced"]
     assert {(event["key"], event["reason"]) for event in replaced} == {("3.png", "missing file")}
     assert run.state.replaced == len(replaced) > 0
+    assert "sources" not in steps_of(path)[0], "there is only one"
     assert judged(path) == []
 
 
@@ -81,14 +82,7 @@ def test_several_sources_are_counted(lab):
     assert all(abs(count - 2 * size) <= 4 for count, size in zip(whole_epochs, (14, 7, 5), strict=True))
     counter = run.metrics[metric_names.TRAIN_SOURCE_SAMPLES].labels(f"{lab}/one")
     assert counter._value.get() == sum(counts[0] for counts in shown)
-    assert "sources" not in steps_of(config_and_train(lab))[0]
     assert judged(path) == []
-
-
-def config_and_train(lab):
-    path = config(lab, "alone", train=f"{lab}/one")
-    train_here(path)
-    return path
 
 
 def test_epochs_of_another_length(lab):
@@ -101,9 +95,8 @@ def test_epochs_of_another_length(lab):
 
 
 def test_drawn_sources_on_ranks_that_are_killed(lab):
-    """Two ranks, a stop, two ranks, a kill, one rank: the samples are those that the order alone says."""
+    """Two ranks, a kill, the replay of a step, one rank: the samples are those that the order alone says."""
     path, calm = (config(lab, name, **weighted(lab)) for name in ("hard", "calm"))
-    train_ranks(2, path, lab, [Cue(3)])
     assert any(code != 0 for code, _ in train_ranks(2, path, lab, [Cue(5, rank=1, signal=signal.SIGKILL)]))
     train_here(path)
     train_here(calm)

@@ -65,7 +65,7 @@ class CacheSection(Section):
     """A disk cache for remote shards."""
 
     path: Location
-    """Directory on a disk of the node; ranks of a node share it."""
+    """Directory on a disk of the node, in pods below /tmp or on a mounted volume; ranks of a node share it."""
 
     size: Quantity = "100Gi"
     """Most bytes it may hold; what was not used for longest goes first. Default 100Gi."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import xxhash
 
@@ -22,26 +21,24 @@ ROWS_PER_SHARD = 1000
 """Rows of a virtual shard: neighbours in the table are often neighbours on the disk."""
 
 _PROBED = 8  # rows whose images are looked for before a run starts
+_IMAGE = "jpg"  # the member that holds the image: files have any names, and decoders look at the bytes
 
 
-@dataclass(frozen=True)
 class RowSample(RawSample):
-    """A row; its image is a file of any name, so what it is shows in its bytes."""
-
-    encoded: bytes | None = None
+    """A row of a table and its image file."""
 
     def image(self) -> bytes:
         """The encoded image. Raises UnusableSample if there is none."""
-        if self.encoded is None:
+        if _IMAGE not in self.members:
             raise UnusableSample("missing file" if self.key else "no image")
-        return self.encoded
+        return self.members[_IMAGE]
 
 
 class TableSamples:
     """The rows of a table in virtual shards; implements `samples.SampleSet`.
 
-    The cells that are used stay in memory. The identity is a digest of them, whatever the kind of table; the images'
-    bytes are not part of it.
+    The cells that are used stay in the memory of every rank. The identity is a digest of them, whatever the kind of
+    table; the images' bytes are not part of it.
 
     Args:
         url: path or URL of a `.csv`, `.tsv` or `.parquet` file.
@@ -112,7 +109,8 @@ class TableReader:
         """One row. A missing image shows when it is asked for: one file of millions must not end a run."""
         row = shard * ROWS_PER_SHARD + index
         name = self._images[row]
-        return RowSample(name, {"txt": self._captions[row].encode()}, self._files.read(name) if name else None)
+        image = self._files.read(name) if name else None
+        return RowSample(name, {"txt": self._captions[row].encode(), **({} if image is None else {_IMAGE: image})})
 
     def snapshot(self) -> dict[str, int]:
         """See `samples.SampleReader`."""
