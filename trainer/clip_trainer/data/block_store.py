@@ -1,7 +1,7 @@
 """Blocks of remote shards as files on a local disk, within a limit, shared by all processes of a node.
 
-A file is written beside its place and renamed, so that a killed process leaves nothing half-written under a name, and
-carries a digest of its content, so that what the disk spoils is fetched again. Least recently used files go first.
+What a killed process or the disk spoils is noticed (see `block_file`) and fetched again. Least recently used files go
+first.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,12 +18,11 @@ from typing import IO, NamedTuple
 
 import xxhash
 
+from clip_trainer.data.block_file import DamagedBlockError, file_bytes, read_block, write_block
 from clipctl.contract.errors import CannotCreateError
 
 _log = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<4sQ16s")  # magic, bytes of the block, its xxh3-128
-_MAGIC = b"CLB1"
 _SUFFIX = ".block"
 _SLACK = 64  # a process looks at the directory again when it has written a 64th of the limit
 _SPARE = 8  # ... and leaves an 8th free, so that several processes stay within the limit
@@ -64,20 +61,18 @@ class BlockStore:
             hint = "Choose another directory for the cache."
             raise CannotCreateError(f"{directory} cannot be used as a cache: {error.strerror}.", hint=hint) from error
 
-    def get(self, key: BlockKey) -> bytes | None:
-        """A block, or None if it is not there or no longer what was put there."""
+    def get(self, key: BlockKey, start: int, stop: int) -> bytes | None:
+        """The bytes `[start, stop)` of a block, fewer if it ends before; None if it is not there or spoilt."""
         path = self._path(key)
         try:
-            content = path.read_bytes()
-        except OSError:
-            return None
-        block = _unpacked(content)
-        if block is None:
+            part = read_block(path, start, stop)
+            os.utime(path)  # used now
+        except DamagedBlockError:
             self.drop(key)
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # used now
-        return block
+        except OSError:
+            return None
+        return part
 
     def drop(self, key: BlockKey) -> None:
         """Forget a block, if it is there."""
@@ -86,11 +81,12 @@ class BlockStore:
 
     def put(self, key: BlockKey, block: bytes) -> None:
         """Keep a block. What goes wrong is said once, and from then on nothing is added."""
-        if self._stopped or len(block) + _HEADER.size > self._limit - self._limit // _SPARE:
+        size = file_bytes(len(block))
+        if self._stopped or size > self._limit - self._limit // _SPARE:
             return
         try:
-            self._make_room(len(block) + _HEADER.size)
-            _write(self._path(key), block)
+            self._make_room(size)
+            write_block(self._path(key), block)
         except OSError as error:
             with self._lock:
                 stopped, self._stopped = self._stopped, True
@@ -143,25 +139,3 @@ class BlockStore:
 
     def _lock_file(self) -> IO[str]:
         return (self._directory / "lock").open("w")
-
-
-def _unpacked(content: bytes) -> bytes | None:
-    if len(content) < _HEADER.size:
-        return None
-    magic, size, digest = _HEADER.unpack_from(content)
-    block = content[_HEADER.size :]
-    return block if (magic, size, digest) == (_MAGIC, len(block), xxhash.xxh3_128_digest(block)) else None
-
-
-def _write(path: Path, block: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_HEADER.pack(_MAGIC, len(block), xxhash.xxh3_128_digest(block)))
-            file.write(block)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from clipctl.contract.errors import UnavailableError
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -78,4 +80,5 @@ class Failures:
         asked = min(error.retry_after, policy.longest_request) if isinstance(error, BusyError) else 0.0
         jitter = policy.draw() * min(policy.cap, policy.base * 2 ** (self._count - 1))
         # The jitter comes on top of what was asked for: everybody was told the same moment.
+        _log.debug("%s Trying again in %.1f s.", error.problem, asked + jitter)
         policy.sleep(asked + jitter)

@@ -63,9 +63,9 @@ class CachedSource:
         self._etags[name] = etag
         pieces = []
         for number in numbers:
-            block = self._block(BlockKey(self.base, name, etag, number))
             start = number * self._block_bytes
-            pieces.append(block[max(0, offset - start) : offset + length - start])
+            part = (max(0, offset - start), min(self._block_bytes, offset + length - start))
+            pieces.append(self._part(BlockKey(self.base, name, etag, number), *part))
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(data) < length:
             raise too_short(f"{self.base}/{name}")
@@ -76,16 +76,17 @@ class CachedSource:
             for number in numbers:
                 self._store.drop(BlockKey(self.base, name, etag, number))
 
-    def _block(self, key: BlockKey) -> bytes:
+    def _part(self, key: BlockKey, start: int, stop: int) -> bytes:
+        """A part of a block, which is fetched as a whole if it is not there."""
         with self._stripes[hash(key) % _STRIPES]:
-            block = self._store.get(key)
-            if block is not None:
+            part = self._store.get(key, start, stop)
+            if part is not None:
                 self.counters.add(cache_hits=1)
-                return block
+                return part
             self.counters.add(cache_misses=1)
             block = self._fetched(key)
             self._store.put(key, block)
-            return block
+            return block[start:stop]
 
     def _fetched(self, key: BlockKey) -> bytes:
         start = key.number * self._block_bytes
