@@ -21,6 +21,7 @@ LIGHT_TRAINER_MODULES = (
     "data.pack",
     "data.pack_input",
     "data.reshard",
+    "data.stats",
     "data.tar",
     "data.verify",
     "data.progress",
