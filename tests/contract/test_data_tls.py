@@ -1,9 +1,12 @@
 """Reading over TLS: certificates made here, an authority of one's own, and roles by web identity (moto's STS)."""
 
+import contextlib
 import datetime
 import ipaddress
 import random
+import socket
 import ssl
+import threading
 from urllib.parse import urlsplit
 
 import pytest
@@ -124,6 +127,45 @@ def test_a_bundle_that_is_not_there(server, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with pytest.raises(MissingError, match="holds no certificates"):
         S3Source("s3://bucket/d", retry=NO_WAITING).info("a.tar")
+
+
+def tunnel(listener, heads):
+    """A proxy for one connection: it connects wherever it is told to, and passes on what it cannot read."""
+    client, _ = listener.accept()
+    with client:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        heads.append(head.decode())
+        host, _, port = head.split()[1].decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as server:
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=passed_on, args=(server, client))
+            back.start()
+            passed_on(client, server)
+            back.join()
+
+
+def passed_on(source, target):
+    while data := source.recv(1 << 16):
+        target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def test_tls_goes_through_a_proxy_unread(s3, server, monkeypatch):
+    heads = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=tunnel, args=(listener, heads))
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://me:secret@127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert s3.read("a.tar", 1000, 3_000_000) == CONTENT[1000:3_001_000]
+        s3._client._pool._resting.close()
+        thread.join()
+    assert heads[0].startswith(f"CONNECT {urlsplit(server.url).netloc} HTTP/1.")
+    assert "Proxy-Authorization: Basic bWU6c2VjcmV0" in heads[0]
+    assert "proxy-authorization" not in server.requests[0].headers
 
 
 def test_roles_by_web_identity_as_service_accounts_have_them(monkeypatch, tmp_path):
