@@ -72,6 +72,16 @@ def test_statuses_are_typed(status, code, expected):
     assert found.hint
 
 
+@pytest.mark.parametrize(
+    ("status", "of_s3"), [(403, "AWS_ACCESS_KEY_ID"), (404, "bucket"), (503, "AWS_ENDPOINT_URL_S3")]
+)
+def test_remedies_are_those_of_the_service(status, of_s3):
+    assert of_s3 in of_status(status, headers(), b"", "s3://b/x.tar").hint
+    web = of_status(status, headers(), b"", "https://host/x.tar").hint
+    assert "AWS" not in web
+    assert "address" in web
+
+
 def test_a_region_is_named_wherever_it_is_told():
     for found in (
         of_status(301, headers(x_amz_bucket_region="eu-west-1"), b"", "s3://b"),

@@ -20,13 +20,19 @@ from clipctl.contract.errors import (
     UnavailableError,
 )
 
-_NETWORK_HINT = "Check the address (AWS_ENDPOINT_URL_S3), the network and the service's status, then run it again."
-_CREDENTIALS_HINT = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role) that may read it; "
-    "for a public bucket set FSSPEC_S3_ANON=true."
-)
+_S3 = "s3://"
+_S3_HINTS = {
+    "network": "Check AWS_ENDPOINT_URL_S3, the network and the service's status, then run it again.",
+    "denied": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or a profile or role) that may read it; "
+    "for a public bucket set FSSPEC_S3_ANON=true.",
+    "missing": "Check the bucket, the path and AWS_ENDPOINT_URL_S3.",
+}
+_WEB_HINTS = {
+    "network": "Check the address, the network (HTTPS_PROXY) and the server's status, then run it again.",
+    "denied": "Check the user and password in the address, or whether it has expired.",
+    "missing": "Check the address.",
+}
 _EXPIRED_HINT = "Renew AWS_SESSION_TOKEN and its keys, or use a role or profile whose credentials renew themselves."
-_MISSING_HINT = "Check the bucket, the path and AWS_ENDPOINT_URL_S3."
 
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524})
 _TRANSIENT_CODES = frozenset({"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted"})
@@ -35,7 +41,7 @@ _FULL_CODES = frozenset({"EntityTooLarge", "QuotaExceeded", "InsufficientStorage
 _REGION_CODES = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
-_ELEMENT = re.compile(rb"<(Code|Region|Endpoint)>([^<]{1,200})</")
+_ELEMENT = re.compile(rb"<(Code|Region)>([^<]{1,200})</")
 
 
 class ExpiredCredentialsError(PermissionDeniedError):
@@ -50,7 +56,7 @@ def of_connection(error: BaseException, what: str) -> UnavailableError:
             hint="Set AWS_CA_BUNDLE or SSL_CERT_FILE to the certificates of your store or proxy.",
         )
     reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return UnavailableError(f"{what} cannot be reached ({reason}).", hint=_NETWORK_HINT)
+    return UnavailableError(f"{what} cannot be reached ({reason}).", hint=_hint("network", what))
 
 
 def of_status(status: int, headers: HTTPMessage, document: bytes, what: str) -> ClipError:
@@ -74,16 +80,16 @@ def of_status(status: int, headers: HTTPMessage, document: bytes, what: str) -> 
     if status == 416:
         return too_short(what)
     if status in _TRANSIENT_STATUSES or code in _TRANSIENT_CODES:
-        busy = BusyError(f"{what}: the server answered with {reason}.", hint=_NETWORK_HINT)
+        busy = BusyError(f"{what}: the server answered with {reason}.", hint=_hint("network", what))
         busy.retry_after = seconds_to_wait(headers.get("Retry-After"))
         return busy
     if status in (404, 410):
-        return MissingError(f"{what} does not exist.", hint=_MISSING_HINT)
+        return MissingError(f"{what} does not exist.", hint=_hint("missing", what))
     if status in (413, 507) or code in _FULL_CODES:
         return CannotCreateError(f"{what} cannot be stored ({reason}).", hint="Check the quota of the bucket.")
     if status in (401, 403, 407, 451):
-        return PermissionDeniedError(f"{what}: access denied ({reason}).", hint=_CREDENTIALS_HINT)
-    return SpecError(f"{what}: the server refuses the request ({reason}).", hint=_MISSING_HINT)
+        return PermissionDeniedError(f"{what}: access denied ({reason}).", hint=_hint("denied", what))
+    return SpecError(f"{what}: the server refuses the request ({reason}).", hint=_hint("missing", what))
 
 
 def changed(what: str) -> CorruptError:
@@ -101,7 +107,7 @@ def too_short(what: str) -> CorruptError:
 
 def nonsense(what: str, problem: str) -> UnavailableError:
     """The error for an answer that cannot be what was asked for; a proxy on the way may be at fault for a moment."""
-    return UnavailableError(f"{what}: {problem}.", hint=_NETWORK_HINT)
+    return UnavailableError(f"{what}: {problem}.", hint=_hint("network", what))
 
 
 def shown_url(url: str) -> str:
@@ -120,6 +126,11 @@ def seconds_to_wait(value: str | None) -> float:
         except (TypeError, ValueError):
             return 0.0
     return seconds if 0 < seconds < float("inf") else 0.0
+
+
+def _hint(topic: str, what: str) -> str:
+    """What a user can do, in the words of the service."""
+    return (_S3_HINTS if what.startswith(_S3) else _WEB_HINTS)[topic]
 
 
 def _elsewhere(region: str | None, reason: str, what: str) -> SpecError:
