@@ -78,15 +78,18 @@ class CachedSource:
 
     def _part(self, key: BlockKey, start: int, stop: int) -> bytes:
         """A part of a block, which is fetched as a whole if it is not there."""
-        with self._stripes[hash(key) % _STRIPES]:
-            part = self._store.get(key, start, stop)
-            if part is not None:
-                self.counters.add(cache_hits=1)
-                return part
-            self.counters.add(cache_misses=1)
-            block = self._fetched(key)
-            self._store.put(key, block)
-            return block[start:stop]
+        part = self._store.get(key, start, stop)
+        if part is None:
+            # Only those who have to fetch wait for each other, and then look again: it may be there by now.
+            with self._stripes[hash(key) % _STRIPES]:
+                part = self._store.get(key, start, stop)
+                if part is None:
+                    self.counters.add(cache_misses=1)
+                    block = self._fetched(key)
+                    self._store.put(key, block)
+                    return block[start:stop]
+        self.counters.add(cache_hits=1)
+        return part
 
     def _fetched(self, key: BlockKey) -> bytes:
         start = key.number * self._block_bytes
