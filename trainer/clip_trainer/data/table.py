@@ -90,7 +90,7 @@ class TableSamples:
         if "image" in needs and all(images.read(name) is None for name in first if name):
             raise MissingError(
                 f"{self.url}: none of the first {len(first)} images is there, for example {first[0]!r} below "
-                f"{self._root}.",
+                f"{self._root!r}.",
                 hint="Set data.columns.root to the directory or URL that the paths start from.",
             )
 
