@@ -291,6 +291,14 @@ def test_an_interrupted_indexing_is_taken_up_again(update, directory, cache, mon
     assert list((cache / "partial").iterdir()) == []
 
 
+def test_force_does_not_believe_what_was_interrupted(update, monkeypatch):
+    monkeypatch.setattr(index_journal, "WORTH_KEEPING", 0)
+    with pytest.raises(UnavailableError):
+        update(IndexOptions(threads=1), refused={shard(2): UnavailableError("gone")})
+    read, _ = update(force=True)
+    assert read == {shard(number) for number in range(4)}
+
+
 def test_what_was_interrupted_is_not_believed_once_the_shard_changed(update, directory, monkeypatch):
     monkeypatch.setattr(index_journal, "WORTH_KEEPING", 0)
     with pytest.raises(UnavailableError):
