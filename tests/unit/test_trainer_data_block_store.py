@@ -11,11 +11,12 @@ import threading
 
 import pytest
 
-from clip_trainer.data import block_store
+from clip_trainer.data import block_file, block_store
 from clip_trainer.data.block_store import BlockKey, BlockStore
 from clipctl.contract.errors import CannotCreateError
 
 KIB = 1 << 10
+ALL = (0, 1 << 30)
 
 
 def key(number, etag="v1", name="a.tar", base="s3://b/d"):
@@ -37,16 +38,16 @@ def store(tmp_path):
 
 def test_blocks_come_back(store):
     store.put(key(0), b"block")
-    assert store.get(key(0)) == b"block"
-    assert store.get(key(1)) is None
+    assert store.get(key(0), *ALL) == b"block"
+    assert store.get(key(1), *ALL) is None
     store.drop(key(0))
     store.drop(key(0))
-    assert store.get(key(0)) is None
+    assert store.get(key(0), *ALL) is None
 
 
 def test_an_empty_block_is_a_block(store):
     store.put(key(0), b"")
-    assert store.get(key(0)) == b""
+    assert store.get(key(0), *ALL) == b""
 
 
 def test_keys_are_told_apart_by_every_part(store):
@@ -60,12 +61,12 @@ def test_keys_are_told_apart_by_every_part(store):
     ]
     for number, one in enumerate(keys):
         store.put(one, bytes([number]))
-    assert [store.get(one) for one in keys] == [bytes([number]) for number in range(len(keys))]
+    assert [store.get(one, *ALL) for one in keys] == [bytes([number]) for number in range(len(keys))]
 
 
 def test_blocks_outlive_the_process(store, tmp_path):
     store.put(key(0), b"block")
-    assert BlockStore(tmp_path, 100 * KIB).get(key(0)) == b"block"
+    assert BlockStore(tmp_path, 100 * KIB).get(key(0), *ALL) == b"block"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -79,7 +80,7 @@ def test_what_the_disk_spoils_is_not_given_out(store, tmp_path, seed):
     else:
         del content[chance.randrange(len(content)) :]
     path.write_bytes(content)
-    assert store.get(key(0)) is None
+    assert store.get(key(0), *ALL) is None
     assert not files(tmp_path), "it is in nobody's way any more"
 
 
@@ -95,11 +96,11 @@ def test_the_limit_holds_and_the_least_recently_used_go_first(tmp_path, monkeypa
     monkeypatch.setattr(block_store.os, "utime", touched)
     for number in range(200):
         store.put(key(number), bytes(10 * KIB - 100))
-        newest = store.get(key(number))
+        newest = store.get(key(number), *ALL)
         assert newest is not None
-        assert store.get(key(0)) is not None, "it is used all the time"
+        assert store.get(key(0), *ALL) is not None, "it is used all the time"
         assert used(tmp_path) <= 100 * KIB
-    kept = [number for number in range(200) if store.get(key(number)) is not None]
+    kept = [number for number in range(200) if store.get(key(number), *ALL) is not None]
     assert kept[0] == 0
     assert kept[1:] == list(range(201 - len(kept), 200)), "the youngest"
     assert len(kept) >= 6
@@ -125,24 +126,24 @@ def test_a_full_disk_ends_caching_once_and_aloud(store, monkeypatch, caplog):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(block_store.tempfile, "mkstemp", full)
+    monkeypatch.setattr(block_file.tempfile, "mkstemp", full)
     with caplog.at_level(logging.WARNING):
         for number in range(1, 5):
             store.put(key(number), b"more")
     assert [record.getMessage() for record in caplog.records] == [
         f"The cache in {store._directory} takes no more blocks: No space left on device."
     ]
-    assert store.get(key(0)) == b"block", "what is there is still used"
+    assert store.get(key(0), *ALL) == b"block", "what is there is still used"
     monkeypatch.undo()
     store.put(key(5), b"more")
-    assert store.get(key(5)) is None
+    assert store.get(key(5), *ALL) is None
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(store, tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(block_store.os, "replace", full)
+    monkeypatch.setattr(block_file.os, "replace", full)
     store.put(key(0), b"block")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
 
@@ -163,7 +164,7 @@ def test_while_another_process_makes_room_nobody_waits(store, tmp_path):
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         store.put(key(0), b"block")
-    assert store.get(key(0)) == b"block"
+    assert store.get(key(0), *ALL) == b"block"
 
 
 def test_a_place_that_cannot_be_used(tmp_path):
@@ -180,7 +181,7 @@ store = BlockStore(Path(sys.argv[1]), 300 << 10)
 for turn in range(30):
     for number in range(20):
         key, block = BlockKey("s", "a", "v", number), bytes([number]) * (5 << 10)
-        assert store.get(key) in (None, block)
+        assert store.get(key, 0, 1 << 30) in (None, block)
         store.put(key, block)
 """
 
@@ -189,7 +190,7 @@ def test_processes_share_a_cache(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     store = BlockStore(tmp_path, 300 * KIB)
-    assert [store.get(BlockKey("s", "a", "v", n)) for n in range(20)] == [bytes([n]) * 5 * KIB for n in range(20)]
+    assert [store.get(BlockKey("s", "a", "v", n), *ALL) for n in range(20)] == [bytes([n]) * 5 * KIB for n in range(20)]
 
 
 def test_a_killed_writer_leaves_a_cache_that_works(tmp_path):
@@ -200,9 +201,9 @@ def test_a_killed_writer_leaves_a_cache_that_works(tmp_path):
     writer.wait(60)
     store = BlockStore(tmp_path, 300 * KIB)
     for number in range(20):
-        assert store.get(BlockKey("s", "a", "v", number)) in (None, bytes([number]) * 5 * KIB)
+        assert store.get(BlockKey("s", "a", "v", number), *ALL) in (None, bytes([number]) * 5 * KIB)
         store.put(key(number), b"new")
-    assert store.get(key(19)) == b"new"
+    assert store.get(key(19), *ALL) == b"new"
 
 
 def test_threads_share_a_cache(tmp_path):
@@ -211,7 +212,7 @@ def test_threads_share_a_cache(tmp_path):
     def work():
         for turn in range(100):
             block = bytes([turn % 10]) * (5 * KIB)
-            found = store.get(key(turn % 10))
+            found = store.get(key(turn % 10), *ALL)
             if found not in (None, block):
                 wrong.append(found)
             store.put(key(turn % 10), block)
