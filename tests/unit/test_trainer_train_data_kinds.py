@@ -3,14 +3,18 @@
 import math
 import signal
 
+import numpy as np
 import pytest
 
 from clip_testkit import history
+from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import png
 from clip_testkit.trainhere import no_metrics, prepared, train_here
 from clip_testkit.training import Cue, train_ranks, write_config, write_labelled_dataset
 from clip_trainer.config import load_config
+from clip_trainer.data.opening import open_training_data
 from clip_trainer.train.events import read_events, trajectory
+from clip_trainer.train.sources import by_source
 from clipctl.contract import metric_names
 from clipctl.contract.errors import MissingError, SpecError
 from clipctl.contract.store import open_store
@@ -126,3 +130,11 @@ def test_evaluation_on_a_table(lab):
     run = train_here(path)
     results = open_store(run.spec.root).read("results.json").decode()
     assert '"num_samples": 12' in results
+
+
+@pytest.mark.parametrize(
+    ("ids", "counts"), [([], [0, 0, 0]), ([0, 13, 14, 20, 21, 25], [2, 2, 2]), ([25, 25, 14], [0, 1, 2])]
+)
+def test_samples_by_source(lab, ids, counts):
+    samples = open_training_data(spec_with(f"data.train='{lab}/one::{lab}/two::{lab}/table.csv'").data)
+    assert by_source(samples, np.array(ids, np.int64)) == counts

@@ -17,12 +17,14 @@ def record_sources(run: Run, batch: Batch) -> dict[str, list[int]]:
     """Count the samples of a batch by source: this rank's in its metrics, those of all ranks as fields of the ledger.
 
     Returns:
-        `sources`: one number for each source, equal on every rank; nothing where there is only one source.
+        `sources`: one number for each source. Nothing where there is only one source, and on ranks without a ledger.
     """
     if len(run.dataset.parts) == 1:
         return {}
     for part, count in zip(run.dataset.parts, by_source(run.dataset, batch.sample_ids.astype(np.int64)), strict=True):
         run.metrics[metric_names.TRAIN_SOURCE_SAMPLES].labels(part.url).inc(count)
+    if not run.group.is_first:
+        return {}
     ids = run.order.sample_ids(batch.position_start, batch.position_end - batch.position_start)
     return {"sources": by_source(run.dataset, ids)}
 
