@@ -1,6 +1,7 @@
 """The shard index: built from the shards, checked against them, never believed when they disagree."""
 
 import gzip
+import os
 
 import pytest
 
@@ -166,6 +167,13 @@ def test_one_bad_shard_stops_the_build(dataset):
     (dataset / "shard-000001.tar").write_bytes(b"")
     with pytest.raises(CorruptError, match=r"shard-000001\.tar"):
         build_index(LocalSource(str(dataset)), ["shard-000000.tar", "shard-000001.tar", "shard-000002.tar"])
+
+
+def test_the_same_shards_give_the_same_index_whenever_they_were_written(dataset):
+    names = [path.name for path in sorted(dataset.glob("*.tar"))]
+    first = build_index(LocalSource(str(dataset)), names)
+    os.utime(dataset / names[0], ns=(1, 1))
+    assert build_index(LocalSource(str(dataset)), names) == first
 
 
 def test_several_bad_shards_are_named_together(dataset):
