@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from clip_testkit.shards import png
+from clip_trainer.data.location import ALLOW_PIPE
 from clip_trainer.data.packed_texts import PackedTexts
 from clip_trainer.data.sample import UnusableSample
 from clip_trainer.data.samples import ReadHints
@@ -269,10 +270,32 @@ def test_tables_and_images_by_url(folder, site):
     assert counts["requests"] >= 2
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["http://", "://x", "s3://", "s3://b", "http://[::1/x", "http://127.0.0.1:99999/x", "foo://b/x"],
+        *["~nobody/x", "x" * 300, "a\0b", "a\ud800b", ".", "..", "", "/", "pipe://touch ran/x", "memory://a/b"],
+    ],
+)
+def test_names_that_cannot_be_files(tmp_path, monkeypatch, name):
+    """One of millions; and no name in a table chooses a program or a driver."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(ALLOW_PIPE, "1")
+    assert TableImages(str(tmp_path)).read(name) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_scheme_of_the_root_is_read(tmp_path):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem().pipe("/pictures/a.png", b"a")
+    assert TableImages("memory://pictures").read("a.png") == b"a"
+    MemoryFileSystem.store.clear()
+
+
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     images = TableImages(str(tmp_path))
-    assert images.read("a\0b") is None
-    assert images.read(".") is None
     (tmp_path / "a.png").write_bytes(b"x")
     assert images.read("a.png/b.png") is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 
 import xxhash
@@ -119,7 +120,7 @@ class TableReader:
 
 def _split(url: str) -> tuple[str, str, str]:
     """Scheme ("" for local paths), directory and name of a table."""
-    path = url.removeprefix("file://")
+    path = os.path.expanduser(url.removeprefix("file://"))
     scheme = path.partition("://")[0] if "://" in path else ""
     directory, slash, name = path.rpartition("/")
     return scheme, directory or ("/" if slash else "."), name

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
 from clip_trainer.data.location import Location
 from clip_trainer.data.source import Source, SourceCounters, open_source
-from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, UnavailableError
+from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 _FILE = "file://"
+_SCHEMES = frozenset({"http", "https", "s3"})  # a table may come from anywhere: it must not choose how it is read
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class TableImages:
@@ -20,16 +24,17 @@ class TableImages:
     """
 
     def __init__(self, root: str) -> None:
-        self._root = root.removeprefix(_FILE)
+        self._root = os.path.expanduser(root.removeprefix(_FILE))
+        self._schemes = _SCHEMES | {self._root.partition("://")[0]}
         self._sources: dict[str, Source] = {}
         self._own = SourceCounters()  # bytes of all files, requests for local ones
         self._lock = threading.Lock()
 
     def read(self, name: str) -> bytes | None:
-        """A whole file, or None if there is none.
+        """A whole file, or None if there is none, or if the name cannot be one.
 
         Args:
-            name: a URL, an absolute path, or a name below the root.
+            name: an `http`, `https` or `s3` URL, an absolute path, or a name below the root.
 
         Raises:
             PermissionDeniedError, UnavailableError: it cannot be read.
@@ -39,7 +44,7 @@ class TableImages:
             address = f"{self._root.rstrip('/')}/{address}"
         if "://" in address:
             return self._load(address)
-        return self._read_file(Path(self._root) / Path(address).expanduser())
+        return self._read_file(Path(self._root) / address)
 
     def snapshot(self) -> dict[str, int]:
         """See `samples.SampleReader`."""
@@ -56,26 +61,33 @@ class TableImages:
     def _load(self, address: str) -> bytes | None:
         scheme, _, rest = address.partition("://")
         host, _, path = rest.partition("/")
-        base = f"{scheme}://{host}"
-        with self._lock:
-            if base not in self._sources:
-                self._sources[base] = open_source(Location(scheme, base, None))
-            source = self._sources[base]
+        if scheme not in self._schemes:
+            return None
         try:
-            data = source.load(path)
+            data = self._source(scheme, f"{scheme}://{host}").load(path)
         except (MissingError, CorruptError):  # corrupt: a name that leads out of the place, such as one with `..`
+            return None
+        except (SpecError, ValueError):  # no address at all
             return None
         self._own.add(bytes_read=len(data))
         return data
 
+    def _source(self, scheme: str, base: str) -> Source:
+        with self._lock:
+            if base not in self._sources:
+                self._sources[base] = open_source(Location(scheme, base, None))
+            return self._sources[base]
+
     def _read_file(self, path: Path) -> bytes | None:
         try:
             data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # ValueError: a zero byte
+        except ValueError:  # a zero byte, half a surrogate pair
             return None
         except PermissionError:
             raise PermissionDeniedError(f"{path} may not be read.", hint="Check the owner and mode.") from None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Check the disk.") from None
         self._own.add(requests=1, bytes_read=len(data))
         return data
