@@ -64,6 +64,7 @@ def measure(side: str, directory: Path, samples: int) -> dict[str, float]:
         sides.import_open_clip()
         import open_clip_train.data  # noqa: F401
     else:
+        import clip_trainer.data.index
         import clip_trainer.data.loader
         import clip_trainer.text
         import clip_trainer.vision.transform  # noqa: F401

@@ -89,7 +89,7 @@ class SampleOrder(Order):
         """`O(log shards)` a position, once the epoch's shard order is known."""
         found = np.empty((len(Columns._fields), len(positions)), np.int64)
         epochs = positions // self.samples
-        for epoch in np.unique(epochs).tolist():
+        for epoch in sorted(set(epochs.tolist())):  # numpy's unique takes 50 ms to import what it needs
             where = np.flatnonzero(epochs == epoch)
             found[:, where] = self._lookup_in(epoch, positions[where])
         return Columns(*found)

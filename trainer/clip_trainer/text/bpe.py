@@ -59,8 +59,8 @@ class BpeTokenizer:
         self.clean = clean_function(clean)
         self.special_tokens = (START, END, *special_tokens)
         self.symbols = [*vocabulary(table), *self.special_tokens]
-        self.ids = {symbol: index for index, symbol in enumerate(self.symbols)}
-        self.ranks = {pair: rank for rank, pair in enumerate(table)}
+        self.ids = dict(zip(self.symbols, range(len(self.symbols)), strict=True))
+        self.ranks = dict(zip(table, range(len(table)), strict=True))
         self.vocab_size = len(self.ids)
         self.sot_id = self.ids[START]
         self.eot_id = self.ids[END]

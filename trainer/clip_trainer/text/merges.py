@@ -49,10 +49,10 @@ def read_merges(path: str | Path | None = None) -> tuple[Pair, ...]:
         raw = Path(path).read_bytes()
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
         lines = text.rstrip("\n").split("\n")[1 : CLIP_MERGES + 1]
-    pairs = [tuple(line.split(" ")) for line in lines]
-    if any(len(pair) != 2 for pair in pairs):
+    if any(line.count(" ") != 1 for line in lines):
         raise ValueError(f"{path} is no merge table: a line has not exactly two symbols")
-    return tuple((pair[0], pair[1]) for pair in pairs)
+    firsts, _, seconds = zip(*(line.partition(" ") for line in lines), strict=True)
+    return tuple(zip(firsts, seconds, strict=True))
 
 
 def vocabulary(merges: tuple[Pair, ...]) -> list[str]:
