@@ -1,5 +1,6 @@
 """Batches: the right samples in the right order whatever the world, threads or damage; and nothing left behind."""
 
+import gc
 import io
 import itertools
 import threading
@@ -17,6 +18,7 @@ from clip_trainer.data import loader as loader_module
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
+from clip_trainer.data.making import Chunk, Making
 from clipctl.contract.errors import CorruptError, InternalError, SpecError, UnavailableError
 
 CONTEXT = 12
@@ -382,6 +384,21 @@ def test_memory_of_batches_is_used_again(path):
     with loader(path, prefetch_batches=1) as batches:
         addresses = {next(batches).images.data_ptr() for _ in range(30)}
     assert len(addresses) <= 4
+
+
+def test_what_a_batch_was_made_of_goes_without_the_garbage_collector(path):
+    def making():
+        return sum(type(thing) in (Making, Chunk) for thing in gc.get_objects())
+
+    with loader(path, stop_position=16 * 40) as batches:
+        gc.collect()
+        gc.disable()
+        try:
+            for batch in batches:
+                del batch
+        finally:
+            gc.enable()
+        assert making() <= 2 * (1 + loader_module._READERS + 2), "at most what idle threads had last"
 
 
 def test_captions_are_chosen_as_asked(path):

@@ -1,5 +1,6 @@
 """What run.yaml says about images and captions reaches the batches."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from clip_testkit import smalltokenizers
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import write_dataset
+from clip_trainer.data import loader as loader_module
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.text import BpeTokenizer, HFTokenizer
+from clip_trainer.train import batches as batches_module
 from clip_trainer.train.batches import open_loader
 from clip_trainer.vision import Preprocess, transforms_for
 
@@ -108,3 +111,50 @@ def test_the_same_keys_give_the_same_images_for_any_number_of_workers(dataset):
     assert sorted(parts) == sorted(whole.sample_ids.tolist())
     for sample, image in zip(whole.sample_ids.tolist(), whole.images, strict=True):
         assert torch.equal(parts[sample], image)
+
+
+class Announcements:
+    def __init__(self):
+        self.made = []
+        self.came = threading.Event()
+
+    def announce(self, event, message, **fields):
+        self.made.append((event, message, fields))
+        self.came.set()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stall_is_announced_by_the_first_rank_and_printed_by_the_others(dataset, rank, monkeypatch, capsys):
+    monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.001)
+    run = run_of(dataset, "data.stall_seconds=0.001")
+    run.group, run.events, run.state.step = group_of(rank, 2), Announcements(), 7
+    reported = threading.Event()
+    monkeypatch.setattr(batches_module, "_report_stall", told(batches_module._report_stall, reported))
+    train = run.transforms.train
+    run.transforms = SimpleNamespace(
+        image_size=run.transforms.image_size, train=lambda image, key: reported.wait(60) and train(image, key)
+    )
+    assert len(batches(run)) == 2
+    printed = capsys.readouterr().err
+    if rank == 0:
+        [(event, message, fields), *_] = run.events.made
+        assert (event, fields["step"]) == ("data_stall", 7)
+        assert fields["stage"] in ("read", "decode", "queue")
+        assert message.startswith("rank 0: no data for")
+    else:
+        assert not run.events.made
+        assert "rank 1: no data for" in printed
+
+
+def told(report, event):
+    def wrapped(run, stall):
+        report(run, stall)
+        event.set()
+
+    return wrapped
+
+
+def test_the_memory_of_run_yaml_bounds_what_is_made_ahead(dataset):
+    with open_loader(run_of(dataset, "data.memory=1k", "data.prefetch_batches=50")) as loader:
+        next(loader)
+        assert loader.snapshot()["memory_peak_bytes"] < 4 << 20

@@ -76,8 +76,9 @@ class Making:
         self.done.set()
 
     def take(self) -> Batch:
-        """The complete batch, once. Nothing here holds on to its memory any more."""
+        """The complete batch, once. Nothing here holds on to its memory any more, nor waits for garbage collection."""
         batch, self.batch = self.batch, None
+        self.chunks.clear()
         assert batch is not None, "taken before it was complete, or twice"
         return batch
 
