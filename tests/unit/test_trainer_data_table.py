@@ -4,6 +4,7 @@ import functools
 import http.server
 import io
 import threading
+from urllib.parse import quote
 
 import pyarrow
 import pytest
@@ -260,6 +261,8 @@ def test_tables_and_images_by_url(folder, site):
     assert found[1].image() == png(1)
     with pytest.raises(UnusableSample, match="missing file"):
         found[3].image()
+    (folder / "my table.csv").write_text("image,text\npictures/0.png,nought\n")
+    assert read_all(TableSamples(f"{site}/my%20table.csv", COLUMNS))[0].image() == png(0)
     (folder / "mixed.csv").write_text(f"image,text\n{site}/pictures/2.png,far\npictures/1.png,near\n")
     mixed = TableSamples(str(folder / "mixed.csv"), COLUMNS)
     assert mixed.remote
@@ -292,6 +295,28 @@ def test_the_scheme_of_the_root_is_read(tmp_path):
     MemoryFileSystem().pipe("/pictures/a.png", b"a")
     assert TableImages("memory://pictures").read("a.png") == b"a"
     MemoryFileSystem.store.clear()
+
+
+@pytest.mark.parametrize("name", ["ü x#1.png", "100%.png", "a?b.png", "d/e f.png"])
+def test_names_with_special_characters(folder, site, name):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(png(7))
+    assert TableImages(site).read(name) == TableImages(str(folder)).read(name) == png(7)
+    assert TableImages(f"{site}/").read(f"{site}/{quote(name)}") == png(7)
+
+
+def test_urls_with_queries(folder, site):
+    assert TableImages(str(folder)).read(f"{site}/pictures/0.png?width=8#top") == png(0)
+    assert TableImages(str(folder)).read(f"{site}/gone.png?width=8") is None
+
+
+def test_connections_are_bounded(folder, site):
+    images = TableImages(str(folder))
+    for number in range(300):
+        images._source(f"{site}?{number}")
+    assert len(images._sources) == 256
+    assert images.read(f"{site}/pictures/1.png?one=more") == png(1)
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):

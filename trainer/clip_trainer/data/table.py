@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 import xxhash
 
@@ -123,4 +124,6 @@ def _split(url: str) -> tuple[str, str, str]:
     path = os.path.expanduser(url.removeprefix("file://"))
     scheme = path.partition("://")[0] if "://" in path else ""
     directory, slash, name = path.rpartition("/")
+    if scheme in ("http", "https"):
+        name = unquote(name)  # sources quote names themselves
     return scheme, directory or ("/" if slash else "."), name

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 from clip_trainer.data.location import Location
 from clip_trainer.data.source import Source, SourceCounters, open_source
@@ -13,6 +14,7 @@ from clipctl.contract.errors import CorruptError, MissingError, PermissionDenied
 
 _FILE = "file://"
 _SCHEMES = frozenset({"http", "https", "s3"})  # a table may come from anywhere: it must not choose how it is read
+_SOURCES_KEPT = 256  # with their connections; tables that name more hosts, or a query for each image, are rare
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -24,8 +26,7 @@ class TableImages:
     """
 
     def __init__(self, root: str) -> None:
-        self._root = os.path.expanduser(root.removeprefix(_FILE))
-        self._schemes = _SCHEMES | {self._root.partition("://")[0]}
+        self._root = os.path.expanduser(root.removeprefix(_FILE)).rstrip("/") or "/"
         self._sources: dict[str, Source] = {}
         self._own = SourceCounters()  # bytes of all files, requests for local ones
         self._lock = threading.Lock()
@@ -40,10 +41,11 @@ class TableImages:
             PermissionDeniedError, UnavailableError: it cannot be read.
         """
         address = name.removeprefix(_FILE)
-        if "://" not in address and "://" in self._root and not address.startswith("/"):
-            address = f"{self._root.rstrip('/')}/{address}"
         if "://" in address:
-            return self._load(address)
+            scheme, base, path = _parts(address)
+            return self._load(base, path) if scheme in _SCHEMES else None
+        if "://" in self._root and not address.startswith("/"):
+            return self._load(self._root, address)
         return self._read_file(Path(self._root) / address)
 
     def snapshot(self) -> dict[str, int]:
@@ -58,13 +60,9 @@ class TableImages:
             "cache_misses": 0,
         }
 
-    def _load(self, address: str) -> bytes | None:
-        scheme, _, rest = address.partition("://")
-        host, _, path = rest.partition("/")
-        if scheme not in self._schemes:
-            return None
+    def _load(self, base: str, path: str) -> bytes | None:
         try:
-            data = self._source(scheme, f"{scheme}://{host}").load(path)
+            data = self._source(base).load(path)
         except (MissingError, CorruptError):  # corrupt: a name that leads out of the place, such as one with `..`
             return None
         except (SpecError, ValueError):  # no address at all
@@ -72,11 +70,14 @@ class TableImages:
         self._own.add(bytes_read=len(data))
         return data
 
-    def _source(self, scheme: str, base: str) -> Source:
+    def _source(self, base: str) -> Source:
         with self._lock:
-            if base not in self._sources:
-                self._sources[base] = open_source(Location(scheme, base, None))
-            return self._sources[base]
+            if base in self._sources:
+                return self._sources[base]
+            source = open_source(Location(base.partition("://")[0], base, None))
+            if len(self._sources) < _SOURCES_KEPT:
+                self._sources[base] = source
+            return source
 
     def _read_file(self, path: Path) -> bytes | None:
         try:
@@ -91,3 +92,13 @@ class TableImages:
             raise UnavailableError(f"{path} cannot be read: {error.strerror}.", hint="Check the disk.") from None
         self._own.add(requests=1, bytes_read=len(data))
         return data
+
+
+def _parts(address: str) -> tuple[str, str, str]:
+    """Scheme, base and path of a URL. Sources quote paths themselves; a query belongs to their base."""
+    scheme, _, rest = address.partition("://")
+    host, _, path = rest.partition("/")
+    if scheme == "s3":
+        return scheme, f"{scheme}://{host}", path
+    path, question, query = path.partition("#")[0].partition("?")
+    return scheme, f"{scheme}://{host}{question}{query}", unquote(path)
