@@ -220,6 +220,21 @@ def test_shards_are_compared_with_the_index_up_to_a_number(dataset, monkeypatch)
     assert MAX_QUICK == 10_000
 
 
+def test_shards_are_told_apart_by_etags_where_there_are_some(dataset):
+    class Tagged(LocalSource):
+        tags = "first"
+
+        def info(self, name):
+            return super().info(name)._replace(etag=self.tags)
+
+    index_dataset(str(dataset), source=Tagged(str(dataset)))
+    open_dataset(str(dataset), source=Tagged(str(dataset)))
+    open_dataset(str(dataset))  # a copy where there are no etags: sizes only
+    Tagged.tags = "second"
+    with pytest.raises(CorruptError, match=r"shard-000000\.tar has been replaced: its etag differs"):
+        open_dataset(str(dataset), source=Tagged(str(dataset)))
+
+
 def test_the_rows_of_a_large_table_are_read_when_they_are_needed(dataset, monkeypatch):
     open_dataset(str(dataset))
     monkeypatch.setattr(index_store, "_READ_WHOLE", 0)

@@ -205,3 +205,21 @@ def test_fragments_end_at_a_member_and_count_from_their_start():
         list(TarReader(io.BytesIO(SHARD[1024:2559]).read, "x.tar", fragment=True))
     with pytest.raises(CorruptError, match="empty block inside a sample"):
         list(TarReader(io.BytesIO(SHARD[1024:2560] + bytes(512)).read, "x.tar", fragment=True))
+
+
+def test_content_that_a_header_only_claims_is_not_waited_for():
+    """Eight gigabytes of an image that is wanted: nothing of that size is asked for."""
+    data = bytearray(tar_bytes([("a.png", b"")]))
+    data[124:136] = b"77777777777\0"
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    asked = []
+    stream = io.BytesIO(bytes(data))
+
+    def reading(count):
+        asked.append(count)
+        return stream.read(count)
+
+    with pytest.raises(CorruptError, match="truncated inside a member"):
+        list(TarReader(reading, "x.tar", wanted=lambda name: True))
+    assert max(asked) <= 1 << 20

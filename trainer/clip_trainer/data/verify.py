@@ -99,14 +99,14 @@ def _deep_problem(source: Source, index: ShardIndex, shard: int, tracker: Progre
     entry = index.table.entry(shard)
     info = ObjectInfo(entry.name, entry.bytes, entry.etag or None, entry.modified)
     try:
-        block = index.block(shard)
-        found = scan_shard(source, info, index.header.rules, tracker.add_bytes)
+        index.block(shard)
+        found = scan_shard(source, info, index.header.rules, tracker.add_bytes).entry
     except (CorruptError, MissingError) as error:
         return error
     where = f"{source.base}/{entry.name}"
-    if found.entry.xxh3 != entry.xxh3:
+    if found.xxh3 != entry.xxh3:
         return CorruptError(f"Shard {where} has the right size but other content (xxh3 differs).")
-    if found.entry._replace(block_at=entry.block_at) != entry or found.block != block:
+    if found._replace(block_at=entry.block_at) != entry:  # the rows too, by their digest
         return CorruptError(f"The index describes shard {where} wrongly.")
     return None
 
