@@ -20,7 +20,7 @@ from threading import Lock
 
 import xxhash
 
-from clip_trainer.data.tar import BLOCK
+from clip_trainer.data.tar_header import BLOCK
 from clipctl.contract.errors import CorruptError
 
 ROW_BYTES = 12

@@ -20,7 +20,8 @@ from clip_trainer.data.index_rules import SampleRules
 from clip_trainer.data.index_table import IndexedShard, ShardEntry
 from clip_trainer.data.sample import RawSample
 from clip_trainer.data.source import ObjectInfo, SequentialReader, Source
-from clip_trainer.data.tar import BLOCK, Member, TarReader
+from clip_trainer.data.tar import Member, TarReader
+from clip_trainer.data.tar_header import BLOCK
 from clipctl.contract.errors import CorruptError
 
 _MAX_SAMPLE = 1 << 30  # bytes; a "sample" beyond this is a tar of something else
