@@ -112,7 +112,7 @@ class Memory:
 
 
 @given(samples=st.lists(members, min_size=1, max_size=8), rule=rules)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_samples_listed_are_those_that_suit(samples, rule):
     tar, kept = [("shown.png", picture("png", 9, 9))], []
     for number, sample in enumerate(samples):
