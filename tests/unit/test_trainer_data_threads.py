@@ -28,7 +28,7 @@ def test_torch_uses_one_thread_in_ours_and_as_many_as_before_elsewhere(team):
         torch.empty(1 << 20, dtype=torch.uint8).fill_(1)
         seen.append(torch.get_num_threads())
 
-    Crew(time.monotonic, {work: 3}).join()
+    Crew(time.monotonic, {work: 3}).join(60)
     assert seen == [1, 1, 1]
     assert torch.get_num_threads() == team
     elsewhere = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -48,7 +48,7 @@ def test_every_thread_has_a_slot_of_its_own():
         work(slot)
 
     crew = Crew(time.monotonic, {work: 2, other: 3})
-    crew.join()
+    crew.join(60)
     assert set(map(id, seen)) == set(map(id, crew.slots))
     assert len(crew.slots) == 5
     assert not threads_now()
@@ -59,8 +59,8 @@ def test_a_thread_that_hangs_can_be_left_behind():
     crew = Crew(time.monotonic, {lambda slot: leave.wait(60): 1})
     [thread] = threads_now()
     assert thread.daemon
-    crew.abandon()
-    crew.join()
+    crew.join(0.01)
     assert thread.is_alive()
+    crew.join(10**6)  # once left behind, nobody waits for it any more
     leave.set()
     thread.join(10)

@@ -1,5 +1,6 @@
 """What run.yaml says about images and captions reaches the batches."""
 
+import json
 import threading
 from types import SimpleNamespace
 
@@ -16,7 +17,9 @@ from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.text import BpeTokenizer, HFTokenizer
 from clip_trainer.train import batches as batches_module
 from clip_trainer.train.batches import open_loader
+from clip_trainer.train.events import EventLog
 from clip_trainer.vision import Preprocess, transforms_for
+from clipctl.contract.errors import UnavailableError
 
 COUNTS = [6, 6]
 
@@ -113,21 +116,13 @@ def test_the_same_keys_give_the_same_images_for_any_number_of_workers(dataset):
         assert torch.equal(parts[sample], image)
 
 
-class Announcements:
-    def __init__(self):
-        self.made = []
-        self.came = threading.Event()
-
-    def announce(self, event, message, **fields):
-        self.made.append((event, message, fields))
-        self.came.set()
-
-
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stall_is_announced_by_the_first_rank_and_printed_by_the_others(dataset, rank, monkeypatch, capsys):
+def test_a_stall_is_printed_and_in_the_ledger_even_if_that_cannot_be_stored(dataset, rank, monkeypatch, capsys):
     monkeypatch.setattr(loader_module, "_LOOK_SECONDS", 0.001)
     run = run_of(dataset, "data.stall_seconds=0.001")
-    run.group, run.events, run.state.step = group_of(rank, 2), Announcements(), 7
+    broken = BrokenStore()
+    run.group, run.state.step = group_of(rank, 2), 7
+    run.events = EventLog(broken if rank == 0 else None, 3, lambda: 100.0)
     reported = threading.Event()
     monkeypatch.setattr(batches_module, "_report_stall", told(batches_module._report_stall, reported))
     train = run.transforms.train
@@ -135,15 +130,23 @@ def test_a_stall_is_announced_by_the_first_rank_and_printed_by_the_others(datase
         image_size=run.transforms.image_size, train=lambda image, key: reported.wait(60) and train(image, key)
     )
     assert len(batches(run)) == 2
-    printed = capsys.readouterr().err
+    assert f"rank {rank}: no data for" in capsys.readouterr().err
     if rank == 0:
-        [(event, message, fields), *_] = run.events.made
-        assert (event, fields["step"]) == ("data_stall", 7)
-        assert fields["stage"] in ("read", "decode", "queue")
-        assert message.startswith("rank 0: no data for")
-    else:
-        assert not run.events.made
-        assert "rank 1: no data for" in printed
+        broken.write = broken.keep
+        run.events.flush()
+        [event, *_] = [json.loads(line) for line in broken.kept.splitlines()]
+        assert (event["event"], event["step"], event["incarnation"]) == ("data_stall", 7, 3)
+        assert event["shard"] in ("shard-000000.tar", "shard-000001.tar")
+
+
+class BrokenStore:
+    kept = b""
+
+    def write(self, key, data):
+        raise UnavailableError("the store is gone.")
+
+    def keep(self, key, data):
+        self.kept += data
 
 
 def told(report, event):

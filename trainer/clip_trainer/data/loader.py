@@ -32,6 +32,7 @@ __all__ = ["BatchLoader", "Tokenize"]
 _READERS, _READERS_REMOTE = 2, 16
 _READ_AHEAD_REMOTE = 4  # encoded samples are small: many times the batches that are decoded ahead
 _LOOK_SECONDS = 0.25  # how often a wait is looked at
+_PATIENCE = 10.0  # seconds that closing waits for reads under way: less than a pod is given to end
 _FIRST_GUESS = 128 << 10  # bytes of a sample, before one was read
 
 _log = logging.getLogger(__name__)
@@ -152,12 +153,7 @@ class BatchLoader:
 
     def close(self) -> None:
         """Stop all threads and forget the batches in the making; may be called twice."""
-        self._to_read.close()
-        self._to_decode.close()
-        self._budget.close()
-        self._crew.join()
-        self._pending.clear()
-        self._stop = self._next
+        self._end(_PATIENCE)
 
     def snapshot(self) -> dict[str, Any]:
         """Counters of loader, memory, storage and cache, as one flat dictionary for metrics and events."""
@@ -168,6 +164,14 @@ class BatchLoader:
             "memory_peak_bytes": self._budget.peak,
             **self._reader.snapshot(),
         }
+
+    def _end(self, patience: float) -> None:
+        self._to_read.close()
+        self._to_decode.close()
+        self._budget.close()
+        self._crew.join(patience)
+        self._pending.clear()
+        self._stop = self._next
 
     def _start_batches(self) -> None:
         """Hand out the work for the batch that is wanted now and for those after it."""
@@ -198,8 +202,7 @@ class BatchLoader:
             while not making.done.wait(_LOOK_SECONDS):
                 self._watch.look(making.turn, making.first_missing())
         except UnavailableError:
-            self._crew.abandon()  # a thread that hangs in a read would hang us too
-            self.close()
+            self._end(patience=0)  # a thread that hangs would hang us too
             raise
         if making.error is not None:
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import torch
@@ -25,7 +26,7 @@ class Crew:
     def __init__(self, clock: Clock, work: Mapping[Callable[[Slot], None], int]) -> None:
         tasks = [task for task, count in work.items() for _ in range(count)]
         self.slots = [Slot(clock) for _ in tasks]
-        self._abandoned = False
+        self._left_behind = False
         self._settled = threading.Barrier(len(tasks) + 1)
         self._threads = [
             threading.Thread(target=self._run, args=(task, slot), name=f"clip-data-{number}", daemon=True)
@@ -37,16 +38,16 @@ class Crew:
         self._settled.wait()
         torch.set_num_threads(team)
 
-    def join(self) -> None:
-        """Wait until all of them have ended, which their work must have been told to do."""
-        if self._abandoned:
-            return
-        for thread in self._threads:
-            thread.join()
+    def join(self, patience: float) -> None:
+        """Wait until all of them have ended, which their work must have been told to do.
 
-    def abandon(self) -> None:
-        """Do not wait for them any more: one hangs."""
-        self._abandoned = True
+        Args:
+            patience: seconds after which those that still run are left behind, for good; a read may hang.
+        """
+        deadline = time.monotonic() + (0.0 if self._left_behind else patience)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._left_behind = any(thread.is_alive() for thread in self._threads)
 
     def _run(self, task: Callable[[Slot], None], slot: Slot) -> None:
         # The number is per thread, but also what threads begin with that have not asked yet. So: ask first, which

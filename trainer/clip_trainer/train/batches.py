@@ -42,9 +42,11 @@ def open_loader(run: Run) -> BatchLoader:
 
 
 def _report_stall(run: Run, stall: Stall) -> None:
-    """Say what the data waits for: every rank in its log, the first one also in the ledger."""
+    """Say what the data waits for: every rank in its log, the first one also in the ledger.
+
+    The storage of the ledger may be what is slow, so it is not insisted upon.
+    """
     message = f"rank {run.group.rank}: {stall}"
-    if run.group.is_first:
-        run.events.announce("data_stall", message, step=run.state.step, **asdict(stall))
-    else:
-        print(message, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
+    run.events.write("data_stall", message=message, step=run.state.step, **asdict(stall))
+    run.events.try_flush()
