@@ -71,6 +71,7 @@ parity: $(VENV)/.dev ## everything against open_clip_torch 3.3.0, the long compa
 	$(PYTEST) -m "$(PARITY)" -n 2 --dist worksteal
 
 manifests: $(VENV)/.dev ## render manifests/ and the charts' generated files again
+	$(BIN)/clipctl schema --values >charts/clip-run/values.schema.json
 	$(BIN)/python scripts/render_dashboards.py
 	$(BIN)/python scripts/render_manifests.py
 

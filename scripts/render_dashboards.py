@@ -46,6 +46,11 @@ def summed_rate(metric: Metric, window: str, suffix: str = "", extra: str = "", 
     return f"sum by ({by}) (rate({metric.name}{suffix}{{{_RUN}{extra}}}{window}))"
 
 
+def counted(metric: Metric, *labels: str) -> str:
+    """A counter as it stands, over all ranks of each chosen run."""
+    return f"sum by ({', '.join((_EACH, *labels))}) ({metric.name}{{{_RUN}}})"
+
+
 def mean(metric: Metric, window: str, by: str = _EACH) -> str:
     """Mean of a histogram's observations; nothing where there were none."""
     total, count = (summed_rate(metric, window, suffix, by=by) for suffix in ("_sum", "_count"))
@@ -92,20 +97,45 @@ def recovery_row() -> list[Panel]:
 def training_row() -> list[Panel]:
     """How training goes and where its time is spent."""
     seconds = m.TRAIN_STEP_SECONDS
-    waiting = summed_rate(seconds, _RECENT, "_sum", ', phase="data"')
-    # A count, not a rate: replaced samples are so rare that the first one would go unseen.
-    replaced = f"sum by ({_EACH}, reason) ({m.TRAIN_REPLACED.name}{{{_RUN}}})"
-    reason = f"{_NAME}: {{{{reason}}}}"
     return [
         _one("Loss", "short", per_run(m.TRAIN_LOSS)),
         _one("Samples per second", "short", per_run(m.TRAIN_RATE)),
         _one("Step", "short", per_run(m.TRAIN_STEP)),
         _one("Seconds per step by phase", "s", mean(seconds, _RECENT, f"{_EACH}, phase"), f"{_NAME} {{{{phase}}}}"),
-        _one("Waiting for data", "percentunit", f"{waiting} / {summed_rate(seconds, _RECENT, '_sum')}"),
-        _one("Replaced samples since the workers started", "short", replaced, reason),
         _one("Learning rate", "short", per_run(m.TRAIN_LEARNING_RATE)),
         _one("Gradient norm", "short", per_run(m.TRAIN_GRADIENT_NORM)),
         _one("Temperature factor", "short", per_run(m.TRAIN_LOGIT_SCALE)),
+    ]
+
+
+def data_row() -> list[Panel]:
+    """Whether training waits for its data, and what reading them takes."""
+    seconds = m.TRAIN_STEP_SECONDS
+    waiting = summed_rate(seconds, _RECENT, "_sum", ', phase="data"')
+    hits = summed_rate(m.TRAIN_DATA_CACHE, _RECENT, extra=', result="hit"')
+    sources = summed_rate(m.TRAIN_SOURCE_SAMPLES, _RECENT, by=f"{_EACH}, source")
+    return [
+        _one("Waiting for data", "percentunit", f"{waiting} / {summed_rate(seconds, _RECENT, '_sum')}"),
+        # Counts, not rates: they are so rare that the first one would go unseen.
+        _one("Waits for data too long, since the workers started", "short", counted(m.TRAIN_DATA_STALLS)),
+        _one(
+            "Replaced samples since the workers started",
+            "short",
+            counted(m.TRAIN_REPLACED, "reason"),
+            f"{_NAME}: {{{{reason}}}}",
+        ),
+        _one("Read from storage", "Bps", summed_rate(m.TRAIN_DATA_BYTES, _RECENT)),
+        Panel(
+            "Reads per second",
+            "reqps",
+            (
+                (summed_rate(m.TRAIN_DATA_REQUESTS, _RECENT), _NAME),
+                (summed_rate(m.TRAIN_DATA_RETRIES, _RECENT), f"{_NAME} repeated"),
+            ),
+        ),
+        _one("Found in a cache", "percentunit", f"{hits} / ({summed_rate(m.TRAIN_DATA_CACHE, _RECENT)} > 0)"),
+        _one("Memory of batches in the making, largest rank", "bytes", per_run(m.TRAIN_DATA_MEMORY)),
+        _one("Samples per second by source", "short", sources, f"{_NAME}: {{{{source}}}}"),
     ]
 
 
@@ -124,7 +154,13 @@ def operator_row() -> list[Panel]:
     ]
 
 
-ROWS = {"Runs": runs_row, "Recovery": recovery_row, "Training": training_row, "Operator": operator_row}
+ROWS = {
+    "Runs": runs_row,
+    "Recovery": recovery_row,
+    "Training": training_row,
+    "Data": data_row,
+    "Operator": operator_row,
+}
 
 
 def dashboard() -> dict[str, Any]:

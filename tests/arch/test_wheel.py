@@ -69,6 +69,7 @@ def test_metadata_names_one_version_one_command_and_the_extras(wheel):
         "operator",
         "helm",
         "hf",
+        "parquet",
         "syntax",
         "tensorboard",
         "timm",

@@ -21,6 +21,8 @@ from clip_testkit.cluster.shell import wait_until
 from clip_testkit.prometheus import find_programs, serving
 from clip_testkit.runyaml import spec_with
 from clip_testkit.scrapeconfig import Endpoint, scrape_configs
+from clip_trainer.train.data_record import DataRecord
+from clip_trainer.train.events import EventLog
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.step import StepResult
 from clipctl.contract import metric_names as m
@@ -39,6 +41,10 @@ IDS = [f"{title}-{number}".replace(" ", "_") for number, (title, _, _) in enumer
 # Both namespaces have a run of this name: their curves must not be mixed.
 RUN = "demo"
 SECONDS = {"data": 0.05, "compute": 0.3, "reduce": 0.1, "optimizer": 0.05}
+HIT_RATE = 0.75
+
+
+NO_EVENTS = EventLog(None, 1, time.time)
 
 
 def rendered_operator():
@@ -65,6 +71,7 @@ class Run:
         ports = [port["name"] for port in container["ports"] if port["name"].startswith("metrics")]
         self.step = 0
         self.ranks = []
+        self.records = []
         self.endpoints = []
         for index in range(worker["replicas"]):
             for port in ports:
@@ -74,12 +81,26 @@ class Run:
                 assert free
                 address = f"127.0.0.1:{free}"
                 self.ranks.append(metrics)
+                self.records.append(DataRecord(NO_EVENTS, metrics, self.read))
                 pod = names.worker_pod_name(RUN, 1, index)
                 labels = template["metadata"]["labels"]
                 self.endpoints.append(Endpoint(address, namespace, pod, container["name"], port, labels))
         rendezvous = the(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
         # A pod of the same run that is not a worker; scraping it would fail.
         self.endpoints.append(Endpoint("127.0.0.1:1", namespace, f"{RUN}-rendezvous-0", "store", "metrics", rendezvous))
+
+    def read(self):
+        """What the loader of a rank has counted."""
+        lookups = 100 * self.step
+        return {
+            "bytes_read": 1_000_000 * self.step,
+            "requests": 4 * self.step,
+            "retries": self.step // 4,
+            "cache_hits": int(HIT_RATE * lookups),
+            "cache_misses": lookups - int(HIT_RATE * lookups),
+            "memory_bytes": 1 << 20,
+            "stalls": self.step // 10,
+        }
 
     def advance(self):
         """One step on every rank; a checkpoint every second step; a broken sample now and then."""
@@ -96,6 +117,8 @@ class Run:
         )
         for rank, metrics in enumerate(self.ranks):
             metrics.observe_step(result, step=self.step, samples=32, rate=128.0, learning_rate=1e-3)
+            self.records[rank].step(self.step, SECONDS["data"], sum(SECONDS.values()))
+            metrics[m.TRAIN_SOURCE_SAMPLES].labels("s3://clip/small").inc(32)
             metrics[m.TRAIN_WORLD_SIZE].set(len(self.ranks))
             metrics[m.TRAIN_TOTAL_STEPS].set(10_000)
             metrics[m.TRAIN_GOODPUT].set(0.9)
@@ -305,6 +328,9 @@ def test_panels_show_what_the_exporters_say(prometheus, runs):
         assert value(prometheus, "Seconds per step by phase", **team, phase=phase) == pytest.approx(seconds)
     assert value(prometheus, "Waiting for data", **team) == pytest.approx(0.1)
     assert value(prometheus, "Replaced samples since the workers started", **team) == runs[0].step // 5
+    assert value(prometheus, "Found in a cache", **team) == pytest.approx(HIT_RATE, rel=0.05)
+    assert value(prometheus, "Memory of batches in the making, largest rank", **team) == 1 << 20
+    assert value(prometheus, "Waits for data too long, since the workers started", **team) == 2 * (runs[0].step // 10)
     assert value(prometheus, "Operator leads", pod="clip-operator-0") == 1
     assert value(prometheus, "Operator leads", pod="clip-operator-1") == 0
 
@@ -368,6 +394,11 @@ FAILED = alert(
 )
 KEEPS_FAILING = alert(**DEMO, summary="Run team/demo needed more than three new attempts in an hour")
 NO_CHECKPOINT = alert(**DEMO, pod="o-0", state="Running", summary="Run team/demo has committed no checkpoint for hours")
+WAITS = alert(
+    **DEMO,
+    summary="Run team/demo spends a fifth of its time waiting for data",
+    description='See the row "Data" of the dashboard, and `clipctl data bench` for what would help.',
+)
 DAMAGED = alert(**DEMO, pod="o-0", summary="Run team/demo passed over damaged checkpoints")
 NO_LEADER = alert("critical", "No clip-operator replica leads")
 LEADER = 'clip_operator_leader{namespace="clip-system", pod="%s"}'
@@ -375,6 +406,14 @@ LEADER = 'clip_operator_leader{namespace="clip-system", pod="%s"}'
 
 def attempts(**causes):
     return [series("clip_run_attempts_total", values, f', cause="{cause}"') for cause, values in causes.items()]
+
+
+def step_seconds(data, compute):
+    """Seconds by minute that steps wait for data, and that they compute."""
+    return [
+        series("clip_train_step_seconds_sum", f"0+{seconds}x200", f', phase="{phase}"')
+        for phase, seconds in (("data", data), ("compute", compute))
+    ]
 
 
 # Name, what is told apart, series by minute, when to look, what must fire.
@@ -396,6 +435,9 @@ CASES = [
      None),
     ("ClipRunDoesNotCheckpoint", "not running", [GOODPUT, series(STEP, "100x400")], "300m", None),
     ("ClipRunDoesNotCheckpoint", "storage not visible", [RUNNING], "300m", None),
+    ("ClipRunWaitsForData", "a quarter", step_seconds(15, 45), "60m", WAITS),
+    ("ClipRunWaitsForData", "a quarter, but not for long", step_seconds(15, 45), "20m", None),
+    ("ClipRunWaitsForData", "a tenth", step_seconds(6, 54), "60m", None),
     ("ClipCheckpointsDamaged", "one", [series("clip_run_rejected_checkpoints", "0x5 1x5")], "8m", DAMAGED),
     ("ClipCheckpointsDamaged", "none", [series("clip_run_rejected_checkpoints", "0x9")], "8m", None),
     ("ClipOperatorWithoutLeader", "nobody leads", [{"series": LEADER % n, "values": "0x20"} for n in "ab"], "10m",
