@@ -87,6 +87,15 @@ def test_the_first_time_everything_is_read(update):
     assert found.beside
 
 
+def test_a_shard_with_another_time_and_the_same_content_is_unchanged(update, directory):
+    update()
+    os.utime(directory / "shard-000001.tar", ns=(1, 1))
+    read, again = update()
+    assert read == {shard(1)}
+    assert str(again.changes) == "0 new, 0 changed, 4 unchanged, 0 gone"
+    assert again.changes.unchanged == tuple(shard.url for shard in again.index.shards)
+
+
 def test_nothing_changed_nothing_is_read_or_written(update, directory):
     _, first = update()
     before = {path.name: path.stat().st_mtime_ns for path in directory.iterdir()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clip_trainer.data.index_table import ShardEntry
 from clip_trainer.data.source import ObjectInfo
@@ -21,6 +21,17 @@ class IndexChanges:
     def __str__(self) -> str:
         counts = {name: len(getattr(self, name)) for name in ("new", "changed", "unchanged", "gone")}
         return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    def settled(self, before: Mapping[str, str], after: Mapping[str, str]) -> IndexChanges:
+        """The same, once the shards were read: where the content is what it was, nothing has changed.
+
+        Args:
+            before: digests of the content of shards, by name, as they were indexed.
+            after: those found now, in the order of the store.
+        """
+        same = {name for name in self.changed if before[name] == after.get(name)}
+        unchanged = tuple(name for name in after if name in same or name in self.unchanged)
+        return replace(self, changed=tuple(name for name in self.changed if name not in same), unchanged=unchanged)
 
 
 def find_changes(found: Sequence[ObjectInfo], indexed: Mapping[str, ShardEntry]) -> IndexChanges:

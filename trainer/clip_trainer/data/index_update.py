@@ -92,14 +92,15 @@ def index_dataset(
         return IndexUpdate(old, place is beside, changes)
     journal = IndexJournal((cache_dir or default_cache()) / "partial", source.base, rules)
     try:
-        known = known if force else {**known, **journal.records()}
-        index = _updated(source, shards, known, rules, options, journal.add, progress)
+        sure = known if force else {**known, **journal.records()}
+        index = _updated(source, shards, sure, rules, options, journal.add, progress)
         beside_now = _save(index, beside if whole else None, cache)
     except BaseException:
         journal.close(finished=False)
         raise
     journal.close(finished=True)
-    return IndexUpdate(index, beside_now, changes)
+    before = {name: f"{shard.entry.xxh3:032x}" for name, shard in known.items()}
+    return IndexUpdate(index, beside_now, changes.settled(before, {shard.url: shard.xxh3 for shard in index.shards}))
 
 
 def _updated(
