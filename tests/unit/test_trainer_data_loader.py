@@ -15,6 +15,7 @@ from PIL import Image
 from clip_testkit.clock import FakeClock
 from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
 from clip_trainer.data import loader as loader_module
+from clip_trainer.data import workshop as workshop_module
 from clip_trainer.data.index import open_dataset
 from clip_trainer.data.lanes import SampleOrder
 from clip_trainer.data.loader import BatchLoader
@@ -420,7 +421,7 @@ def test_memory_is_counted_and_bounded(path):
             next(batches)
         counted = batches.snapshot()
     assert 0 < counted["memory_bytes"] <= counted["memory_peak_bytes"]
-    assert counted["memory_peak_bytes"] < 40_000 + 8 * loader_module._FIRST_GUESS * 2
+    assert counted["memory_peak_bytes"] < 40_000 + 8 * workshop_module._FIRST_GUESS * 2
     assert counted["stalls"] == 0
 
 
@@ -515,7 +516,7 @@ def test_a_stall_is_logged_by_default(path, monkeypatch, caplog):
 
     with loader(path, transform=slow, clock=clock) as batches:
         waiting, _ = in_thread(lambda: next(batches))
-        until(lambda: any(slot.doing and slot.doing.stage == "decode" for slot in batches._crew.slots))
+        until(lambda: any(slot.doing and slot.doing.stage == "decode" for slot in batches._workshop.slots))
         clock.advance(11)
         until(lambda: caplog.messages)
         hold.set()

@@ -14,17 +14,16 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from clip_trainer.data.activity import Clock, Slot, Stall, StallWatch
+from clip_trainer.data.activity import Clock, Stall, StallWatch
 from clip_trainer.data.batch import Batch, LoaderCounters
 from clip_trainer.data.budget import MemoryBudget
 from clip_trainer.data.buffers import BatchBuffers
 from clip_trainer.data.captions import ChooseCaption, any_caption
-from clip_trainer.data.making import Chunk, Making, Tokenize
+from clip_trainer.data.making import Making, Tokenize
 from clip_trainer.data.order import Order
 from clip_trainer.data.samples import ReadHints, SampleSet
 from clip_trainer.data.showing import Decode, Showing, Steps, Transform
-from clip_trainer.data.threads import Crew
-from clip_trainer.data.turns import TurnQueue
+from clip_trainer.data.workshop import Ahead, Workshop
 from clipctl.contract.errors import ClipError, InternalError, SpecError, UnavailableError
 
 __all__ = ["BatchLoader", "Tokenize"]
@@ -32,8 +31,6 @@ __all__ = ["BatchLoader", "Tokenize"]
 _READERS, _READERS_REMOTE = 2, 16
 _READ_AHEAD_REMOTE = 4  # encoded samples are small: many times the batches that are decoded ahead
 _LOOK_SECONDS = 0.25  # how often a wait is looked at
-_PATIENCE = 10.0  # seconds that closing waits for reads under way: less than a pod is given to end
-_FIRST_GUESS = 128 << 10  # bytes of a sample, before one was read
 
 _log = logging.getLogger(__name__)
 
@@ -101,31 +98,35 @@ class BatchLoader:
         dataset.require("image", "caption")
         self.counters = LoaderCounters()
         self.position = start_position
-        self._order, self._tokenize, self._clock = order, tokenize, clock
+        self._order, self._clock = order, clock
         self._global_batch, self._rank, self._world = global_batch, rank, world
         self._next, self._stop = start_position, stop_position
         self._pending: deque[Making] = deque()
         self._started = 0  # batches
-        self._sample_bytes = _FIRST_GUESS
 
         self._budget = MemoryBudget(memory_bytes)
         largest = -(-order.lanes // world) * (global_batch // order.lanes)
         batch_bytes = largest * 3 * image_size[0] * image_size[1]
-        self._ahead = _ahead(prefetch_batches, memory_bytes, batch_bytes)
-        self._read_ahead = self._ahead * (_READ_AHEAD_REMOTE if dataset.remote else 1)
+        decoded = _ahead(prefetch_batches, memory_bytes, batch_bytes)
+        ahead = Ahead(decoded * (_READ_AHEAD_REMOTE if dataset.remote else 1), decoded)
+        self._begun_ahead = ahead.read
         self._buffers = BatchBuffers(
-            largest, image_size, keep=self._ahead + 2, pinned=pin_memory, on_bytes=self._budget.charge
+            largest, image_size, keep=ahead.decoded + 2, pinned=pin_memory, on_bytes=self._budget.charge
         )
         hints = ReadHints(cache_bytes, -(-order.lanes // world), order.shuffle_block)
         self._reader = dataset.open_reader(hints)
         steps = Steps(transform, decode, choose_caption, undecodable)
-        self._showing = Showing(self._reader, order, steps, dataset.shard_name, self._budget)
-
-        self._to_read: TurnQueue[Chunk] = TurnQueue()
-        self._to_decode: TurnQueue[Chunk] = TurnQueue()
-        readers = _READERS_REMOTE if dataset.remote else _READERS
-        self._crew = Crew(clock, {self._read_chunks: readers, self._decode_chunks: threads})
-        self._watch = StallWatch(self._crew.slots, dataset.shard_name, on_stall, clock, stall_seconds, timeout)
+        self._workshop = Workshop(
+            Showing(self._reader, order, steps, dataset.shard_name, self._budget),
+            tokenize,
+            self._buffers,
+            self._budget,
+            ahead,
+            readers=_READERS_REMOTE if dataset.remote else _READERS,
+            decoders=threads,
+            clock=clock,
+        )
+        self._watch = StallWatch(self._workshop.slots, dataset.shard_name, on_stall, clock, stall_seconds, timeout)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -153,7 +154,9 @@ class BatchLoader:
 
     def close(self) -> None:
         """Stop all threads and forget the batches in the making; may be called twice."""
-        self._end(_PATIENCE)
+        self._workshop.close()
+        self._pending.clear()
+        self._stop = self._next
 
     def snapshot(self) -> dict[str, Any]:
         """Counters of loader, memory, storage and cache, as one flat dictionary for metrics and events."""
@@ -165,33 +168,20 @@ class BatchLoader:
             **self._reader.snapshot(),
         }
 
-    def _end(self, patience: float) -> None:
-        self._to_read.close()
-        self._to_decode.close()
-        self._budget.close()
-        self._crew.join(patience)
-        self._pending.clear()
-        self._stop = self._next
-
     def _start_batches(self) -> None:
         """Hand out the work for the batch that is wanted now and for those after it."""
         if not self._pending and not self._more():
             return
         wanted = self._pending[0].turn if self._pending else self._started
-        self._budget.want(wanted)
-        self._to_decode.open(wanted + self._ahead)
-        self._to_read.open(wanted + self._read_ahead)
-        while self._started <= wanted + self._read_ahead and self._more():
+        self._workshop.want(wanted)
+        while self._started <= wanted + self._begun_ahead and self._more():
             refs = self._order.local_batch(self._next, self._global_batch, self._rank, self._world)
             counts = self._order.local_counts(self._next, self._global_batch, self._world)
             making = Making(self._started, self._next, refs, counts)
             self._pending.append(making)
             self._started += 1
             self._next += self._global_batch
-            for chunk in making.chunks:
-                self._to_read.put(making.turn, chunk)
-            if not refs:
-                making.complete(self._tokenize, self._buffers.take)
+            self._workshop.start(making)
 
     def _more(self) -> bool:
         return self._stop is None or self._next + self._global_batch <= self._stop
@@ -202,54 +192,13 @@ class BatchLoader:
             while not making.done.wait(_LOOK_SECONDS):
                 self._watch.look(making.turn, making.first_missing())
         except UnavailableError:
-            self._end(patience=0)  # a thread that hangs would hang us too
+            self._workshop.close(patience=0)  # a thread that hangs would hang us too
+            self.close()
             raise
         if making.error is not None:
             self.close()
             raise _typed(making.error)
         return making.take()
-
-    def _read_chunks(self, slot: Slot) -> None:
-        """What a reading thread does."""
-        while (chunk := self._to_read.take()) is not None:
-            guess = self._sample_bytes * len(chunk.refs)
-            if not self._budget.admit(chunk.making.turn, guess):
-                return
-            try:
-                for ref in chunk.refs:
-                    slot.begin("read", chunk.making.turn, ref)
-                    chunk.samples.append(self._showing.read(ref))
-            except BaseException as error:
-                chunk.making.fail(error)
-            slot.rest()
-            chunk.encoded_bytes = sum(len(data) for sample in chunk.samples for data in sample.members.values())
-            self._budget.charge(chunk.encoded_bytes - guess)
-            if len(chunk.samples) == len(chunk.refs):
-                self._sample_bytes = chunk.encoded_bytes // len(chunk.refs)
-                self._to_decode.put(chunk.making.turn, chunk)
-
-    def _decode_chunks(self, slot: Slot) -> None:
-        """What a decoding thread does. The one that finishes a batch puts it together."""
-        while (chunk := self._to_decode.take()) is not None:
-            making = chunk.making
-            try:
-                self._fill(chunk, slot)
-                if making.finish(chunk):
-                    slot.begin("tokenize", making.turn, making.refs[0])
-                    making.complete(self._tokenize, self._buffers.take)
-            except BaseException as error:
-                making.fail(error)
-            slot.rest()
-
-    def _fill(self, chunk: Chunk, slot: Slot) -> None:
-        turn = chunk.making.turn
-        rows = chunk.making.images(self._buffers.take)[chunk.rows].permute(0, 2, 3, 1).numpy()
-        for ref, sample, row in zip(chunk.refs, chunk.samples, rows, strict=True):
-            caption, replaced = self._showing.show(turn, ref, sample, row, slot)
-            chunk.captions.append(caption)
-            chunk.replaced += replaced
-        chunk.samples.clear()
-        self._budget.charge(-chunk.encoded_bytes)
 
 
 def _typed(error: BaseException) -> BaseException:
