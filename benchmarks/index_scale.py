@@ -24,11 +24,11 @@ from pathlib import Path
 
 import xxhash
 
-from clip_trainer.data.index_header import IndexHeader, TableRef
-from clip_trainer.data.index_rows import ShardDetails, pack_rows
-from clip_trainer.data.index_scan import scan_shard
-from clip_trainer.data.index_table import ShardTable, encode_head
-from clip_trainer.data.source import ObjectInfo, SourceCounters
+from clip_trainer.data.index.header import IndexHeader, TableRef
+from clip_trainer.data.index.rows import ShardDetails, pack_rows
+from clip_trainer.data.index.scan import scan_shard
+from clip_trainer.data.index.table import ShardTable, encode_head
+from clip_trainer.data.storage.source import ObjectInfo, SourceCounters
 
 BATCH = 4096
 
@@ -62,8 +62,8 @@ def show_opening(largest: int) -> None:
 
 def measure(directory: str) -> dict[str, float]:
     """Seconds of each step, in this process; imports are done, since a run needs them anyhow."""
-    from clip_trainer.data.index import open_dataset
-    from clip_trainer.data.lanes import SampleOrder
+    from clip_trainer.data.index.dataset import open_dataset
+    from clip_trainer.data.order.lanes import SampleOrder
 
     SampleOrder([1], seed=0, lanes=1).batch(0, 1)  # what numpy loads on first use is not the index's fault
     before, cpu = memory(), time.process_time()

@@ -64,8 +64,8 @@ def measure(side: str, directory: Path, samples: int) -> dict[str, float]:
         sides.import_open_clip()
         import open_clip_train.data  # noqa: F401
     else:
-        import clip_trainer.data.index
-        import clip_trainer.data.loader
+        import clip_trainer.data.index.dataset
+        import clip_trainer.data.loading.loader
         import clip_trainer.text
         import clip_trainer.vision.transform  # noqa: F401
     cpu, started = cpu_seconds(), time.perf_counter()
@@ -113,7 +113,7 @@ def compare(name: str, rounds: int, directory: Path) -> None:
     kind = KINDS[name]
     data = directory / name
     photos.write_shards(data, shards=kind.shards, samples=kind.samples, width=kind.width, unique=kind.unique)
-    from clip_trainer.data.index import index_dataset
+    from clip_trainer.data.index.dataset import index_dataset
 
     index_dataset(str(data))
     results: dict[str, list[dict[str, float]]] = {}

@@ -90,9 +90,9 @@ def _make_pictures(directory: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from clip_trainer.data.pack import pack
-    from clip_trainer.data.pack_item import ListedItems, PackItem
-    from clip_trainer.data.shard_writer import WriteOptions
+    from clip_trainer.data.pack.item import ListedItems, PackItem
+    from clip_trainer.data.pack.pack import pack
+    from clip_trainer.data.writing.shard_writer import WriteOptions
 
     random = np.random.default_rng(0)
     (directory / "raw").mkdir()

@@ -34,7 +34,7 @@ BASE = "s3fs"
 
 def own_reads(name: str) -> tuple[Callable[[], Any], Callable[[], Iterator[int]]]:
     """Our engine, one range after the other: what a worker that wants a block does."""
-    from clip_trainer.data.source_s3 import S3Source
+    from clip_trainer.data.storage.source_s3 import S3Source
 
     source = S3Source("s3://bucket")
 
@@ -48,8 +48,8 @@ def own_reads(name: str) -> tuple[Callable[[], Any], Callable[[], Iterator[int]]
 
 def own_stream(name: str) -> tuple[Callable[[], Any], Callable[[], Iterator[int]]]:
     """Our engine, front to back with ranges read ahead: what indexing and verifying do."""
-    from clip_trainer.data.source import SequentialReader
-    from clip_trainer.data.source_s3 import S3Source
+    from clip_trainer.data.storage.source import SequentialReader
+    from clip_trainer.data.storage.source_s3 import S3Source
 
     source = S3Source("s3://bucket")
 

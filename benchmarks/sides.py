@@ -76,9 +76,9 @@ def own_batches(directory: Path, batch: int, samples: int, *, reduced: bool = Fa
         samples: of the whole pass.
         reduced: decode large photos at a fraction of their size (not the exact pixels).
     """
-    from clip_trainer.data.index import open_dataset
-    from clip_trainer.data.lanes import SampleOrder
-    from clip_trainer.data.loader import BatchLoader
+    from clip_trainer.data.index.dataset import open_dataset
+    from clip_trainer.data.loading.loader import BatchLoader
+    from clip_trainer.data.order.lanes import SampleOrder
     from clip_trainer.text import BpeTokenizer
     from clip_trainer.vision import UndecodableImage, decode_image, train_transform
 

@@ -67,7 +67,7 @@ def bar(share: float, width: int, *, blocks: bool = True) -> str:
 
 
 def bins(histogram: Mapping[str, Any], name: Callable[[float], str] = lambda value: f"{value:g}") -> list[Row]:
-    """Rows of a `clip_trainer.data.histogram.Histogram` (as JSON): `from-to` and how many.
+    """Rows of a `clip_trainer.data.check.histogram.Histogram` (as JSON): `from-to` and how many.
 
     Args:
         histogram: has `starts`, `counts` and `maximum`.

@@ -14,7 +14,7 @@ def bench_lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The stages alone, all of them together, and what follows from that.
 
     Args:
-        report: what `clip_trainer.data.bench_command` answers.
+        report: what `clip_trainer.data.bench.command` answers.
     """
     where = "remote" if report["remote"] else "local; what was read before may come from memory"
     yield f"{report['data']} ({where})"

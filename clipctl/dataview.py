@@ -18,7 +18,7 @@ def stats_lines(stats: Mapping[str, Any], width: int, *, blocks: bool = True) ->
     """The figures of an index.
 
     Args:
-        stats: a `clip_trainer.data.stats.DatasetStats` as JSON.
+        stats: a `clip_trainer.data.check.stats.DatasetStats` as JSON.
         width: columns of the terminal.
         blocks: see `clipctl.bars.chart`.
     """
@@ -49,7 +49,7 @@ def check_lines(report: Mapping[str, Any], width: int, *, blocks: bool = True) -
     """What a check found; the verdict comes last.
 
     Args:
-        report: what `clip_trainer.data.check_command` answers.
+        report: what `clip_trainer.data.check.command` answers.
         width: columns of the terminal.
         blocks: see `clipctl.bars.chart`.
     """

@@ -45,7 +45,7 @@ def recorded_samples(location: str) -> int | None:
     Args:
         location: shards on this machine; of others nothing is known.
     """
-    from clip_trainer.data.location import expand_braces
+    from clip_trainer.data.storage.location import expand_braces
 
     shards = [name for part in location.split(SEPARATOR) for name in expand_braces(part)]
     directory = Path(shards[0]).parent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from clip_testkit.rankwork import group_of
 from clip_testkit.runyaml import spec_with
-from clip_trainer.data.samples import ReadHints
+from clip_trainer.data.sample_set import ReadHints
 from clip_trainer.train.sample_order import order_of
 from clip_trainer.train.shared_dataset import share_training_data
 from clipctl.contract.errors import ClipError

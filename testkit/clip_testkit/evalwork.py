@@ -9,8 +9,8 @@ import torch
 
 from clip_testkit.rankwork import group_of, small_model
 from clip_testkit.shards import png, sample_members, tar_bytes
-from clip_trainer.data.eval_stream import EvalStream
-from clip_trainer.data.index import open_dataset
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.loading.eval_stream import EvalStream
 from clip_trainer.eval.encoder import Encoder, encoder_for
 from clip_trainer.eval.evaluate import Evaluator
 from clip_trainer.eval.pair_loss import validation_losses

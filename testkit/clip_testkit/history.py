@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from clip_trainer.config import load_config
-from clip_trainer.data.opening import open_training_data
-from clip_trainer.data.order import Order
+from clip_trainer.data.order.base import Order
+from clip_trainer.data.samples.opening import open_training_data
 from clip_trainer.train.events import read_events, trajectory
 from clip_trainer.train.ledger import sample_digest
 from clip_trainer.train.sample_order import order_of

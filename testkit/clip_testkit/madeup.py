@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clip_trainer.data.sample import RawSample
-from clip_trainer.data.samples import Need, ReadHints
+from clip_trainer.data.sample_set import Need, ReadHints
+from clip_trainer.data.shards.sample import RawSample
 
 Make = Callable[[int, int], RawSample]
 
 
 class MadeUpSamples:
-    """Implements `clip_trainer.data.samples.SampleSet`.
+    """Implements `clip_trainer.data.sample_set.SampleSet`.
 
     Args:
         counts: samples of each shard.
@@ -44,7 +44,7 @@ class MadeUpSamples:
 
 
 class MadeUpReader:
-    """Implements `clip_trainer.data.samples.SampleReader`."""
+    """Implements `clip_trainer.data.sample_set.SampleReader`."""
 
     def __init__(self, make: Make) -> None:
         self._make = make

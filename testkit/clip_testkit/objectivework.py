@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clip_testkit.contrastive import dense, dense_distillation, dense_sigmoid
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.loss import ContrastiveLoss, Features, SigmoidLoss
 from clip_trainer.model import ClipModel, Precision, SpeedUps, create_model
 from clip_trainer.model.config import ClipConfig

@@ -21,16 +21,16 @@ from clip_testkit.httpfaults import (
 from clip_testkit.s3fault import fault_server
 from clip_testkit.s3server import ask, create_bucket, s3_server, use_only
 from clip_testkit.shards import write_dataset
-from clip_trainer.data.block_store import BlockStore
-from clip_trainer.data.http_connections import Timeouts
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source import SequentialReader
-from clip_trainer.data.source_cached import CachedSource
-from clip_trainer.data.source_http import HttpSource
-from clip_trainer.data.source_s3 import S3Source
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.block_store import BlockStore
+from clip_trainer.data.storage.http_connections import Timeouts
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source import SequentialReader
+from clip_trainer.data.storage.source_cached import CachedSource
+from clip_trainer.data.storage.source_http import HttpSource
+from clip_trainer.data.storage.source_s3 import S3Source
 from clipctl.contract.errors import CorruptError, ExitCode, PermissionDeniedError, UnavailableError
 
 SIZE = 9 << 20

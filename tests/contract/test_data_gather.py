@@ -29,14 +29,14 @@ from clip_testkit.imageserver import (
     truncated,
 )
 from clip_testkit.shards import png
-from clip_trainer.data.gather import GatherOptions, gather
-from clip_trainer.data.gather_fetch import Acceptance
-from clip_trainer.data.gather_http import Limits
-from clip_trainer.data.gather_retry import RetryRule
-from clip_trainer.data.image_resize import Resize
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.source_local import LocalSource
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.gather.exchange import Limits
+from clip_trainer.data.gather.fetch import Acceptance
+from clip_trainer.data.gather.gather import GatherOptions, gather
+from clip_trainer.data.gather.retry import RetryRule
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.storage.source_local import LocalSource
+from clip_trainer.data.writing.image_resize import Resize
 from clipctl.contract.errors import CannotCreateError, MissingError, SpecError
 
 QUICK = Limits(connect=5.0, read=0.5, total=1.0)
@@ -172,7 +172,7 @@ def test_a_redirect_to_a_private_address_is_not_followed(server, tmp_path, monke
             "/x.png": Page(status=302, headers={"Location": f"{inside.url}/secret.png"}),
             "/ok.png": Page(GOOD),
         }
-        monkeypatch.setattr("clip_trainer.data.gather.is_public", lambda address: address == "127.0.0.1")
+        monkeypatch.setattr("clip_trainer.data.gather.gather.is_public", lambda address: address == "127.0.0.1")
         _, rows = run(tmp_path, [f"{server.url}/x.png", f"{server.url}/ok.png"], allow_private=False)
         assert [row["status"] for row in rows] == ["private-address", "ok"]
         assert not inside.asked

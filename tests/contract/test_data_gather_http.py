@@ -10,10 +10,10 @@ import pytest
 
 from clip_testkit.cluster.certificates import Identity, authority, issue
 from clip_testkit.imageserver import Page, babble, reset, serving_images
-from clip_trainer.data.gather_address import is_any
-from clip_trainer.data.gather_errors import GatherError
-from clip_trainer.data.gather_fetch import Acceptance, ImageFetcher
-from clip_trainer.data.gather_http import Limits, WebClient, host_of
+from clip_trainer.data.gather.address import is_any
+from clip_trainer.data.gather.errors import GatherError
+from clip_trainer.data.gather.exchange import Limits, WebClient, host_of
+from clip_trainer.data.gather.fetch import Acceptance, ImageFetcher
 
 IN_TEN_MINUTES = format_datetime(datetime.datetime.fromtimestamp(time.time() + 600, datetime.timezone.utc), usegmt=True)
 LIMITS = Limits(connect=5.0, read=5.0, total=10.0)

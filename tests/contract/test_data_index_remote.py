@@ -8,12 +8,12 @@ import pytest
 
 from clip_testkit.s3server import create_bucket, delete_object, s3_server, use_only
 from clip_testkit.shards import sample_members, tar_bytes, write_dataset
-from clip_trainer.data import index_store
-from clip_trainer.data.index import Dataset, index_dataset, open_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_s3 import S3Source
+from clip_trainer.data.index import store as index_store
+from clip_trainer.data.index.dataset import Dataset, index_dataset, open_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.source_s3 import S3Source
 from clipctl.contract.errors import CorruptError
 
 

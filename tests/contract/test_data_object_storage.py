@@ -8,15 +8,15 @@ from clip_testkit.httpfaults import refuse
 from clip_testkit.s3fault import fault_server
 from clip_testkit.s3server import create_bucket, delete_object, s3_server, use_only
 from clip_testkit.shards import png, write_dataset
-from clip_trainer.data.index import Dataset, index_dataset, open_dataset
-from clip_trainer.data.pack import pack, read_class_names
-from clip_trainer.data.pack_folder import ClassFolders
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.shard_writer import WriteOptions
-from clip_trainer.data.source_http import HttpSource
-from clip_trainer.data.source_s3 import S3Source
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index.dataset import Dataset, index_dataset, open_dataset
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.pack.folder import ClassFolders
+from clip_trainer.data.pack.pack import pack, read_class_names
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source_http import HttpSource
+from clip_trainer.data.storage.source_s3 import S3Source
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import (
     CannotCreateError,
     CorruptError,

@@ -15,8 +15,8 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from clip_testkit.shards import read_shards
-from clip_trainer.data.location import parse_location
-from clip_trainer.data.source import open_source
+from clip_trainer.data.storage.location import parse_location
+from clip_trainer.data.storage.source import open_source
 
 SAMPLES = 160
 OPTIONS = ["--samples-per-shard", "8", "--workers", "2", "--json"]

@@ -9,9 +9,9 @@ from clip_testkit.ranks import run_ranks
 from clip_testkit.runyaml import spec_with
 from clip_testkit.s3server import create_bucket, delete_object, s3_server, use_only
 from clip_testkit.shards import png, write_dataset
-from clip_trainer.data.opening import open_training_data
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_s3 import S3Source
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.samples.opening import open_training_data
+from clip_trainer.data.storage.source_s3 import S3Source
 from clip_trainer.train.sample_order import order_of
 
 

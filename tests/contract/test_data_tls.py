@@ -18,12 +18,12 @@ from cryptography.x509.oid import NameOID
 from clip_testkit.httpfaults import close_after, reset_after
 from clip_testkit.s3fault import fault_server
 from clip_testkit.s3server import create_bucket, s3_server, use_only
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.s3_signing import UNSIGNED_PAYLOAD
-from clip_trainer.data.source import SequentialReader
-from clip_trainer.data.source_credentials import CredentialChain
-from clip_trainer.data.source_http import HttpSource
-from clip_trainer.data.source_s3 import S3Source
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.s3_signing import UNSIGNED_PAYLOAD
+from clip_trainer.data.storage.source import SequentialReader
+from clip_trainer.data.storage.source_credentials import CredentialChain
+from clip_trainer.data.storage.source_http import HttpSource
+from clip_trainer.data.storage.source_s3 import S3Source
 from clipctl.contract.errors import MissingError, UnavailableError
 
 CONTENT = random.Random(3).randbytes(20 << 20)

@@ -5,16 +5,16 @@ import webdataset
 
 from clip_testkit.grouping import FORMATS, odd_shard
 from clip_testkit.shards import png, sample_members, tar_bytes
-from clip_trainer.data.image_resize import Resize
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions, index_dataset
-from clip_trainer.data.pack import pack
-from clip_trainer.data.pack_item import ListedItems, PackItem
-from clip_trainer.data.reshard import reshard
-from clip_trainer.data.sample import parse_sample
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.shard_writer import WriteOptions
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions, index_dataset
+from clip_trainer.data.pack.item import ListedItems, PackItem
+from clip_trainer.data.pack.pack import pack
+from clip_trainer.data.pack.reshard import reshard
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.shards.sample import parse_sample
+from clip_trainer.data.writing.image_resize import Resize
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import CorruptError
 
 

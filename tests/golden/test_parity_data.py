@@ -8,12 +8,12 @@ import pytest
 
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import png, tar_bytes
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.location import parse_location
-from clip_trainer.data.pools import WeightedSource, pools_of
-from clip_trainer.data.resampling import ResampledOrder
-from clip_trainer.data.sample import UnusableSample
-from clip_trainer.data.samples import ReadHints
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.order.pools import WeightedSource, pools_of
+from clip_trainer.data.order.resampling import ResampledOrder
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.shards.sample import UnusableSample
+from clip_trainer.data.storage.location import parse_location
 from clip_trainer.vision import UndecodableImage, decode_image
 
 pytestmark = pytest.mark.parity

@@ -7,11 +7,11 @@ import pytest
 
 from clip_testkit.grouping import FORMATS, odd_shard
 from clip_testkit.shards import tar_bytes
-from clip_trainer.data.grouping import KNOWN_SUFFIXES
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions, index_dataset
-from clip_trainer.data.samples import ReadHints
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions, index_dataset
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.shards.grouping import KNOWN_SUFFIXES
 from clipctl.contract.errors import CorruptError
 
 pytestmark = pytest.mark.parity

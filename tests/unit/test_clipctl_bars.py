@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from clip_trainer.data.histogram import histogram
+from clip_trainer.data.check.histogram import histogram
 from clipctl.bars import bar, bins, can_draw, chart, counted, terminal_width
 
 

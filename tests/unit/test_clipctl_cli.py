@@ -60,7 +60,7 @@ def test_the_group_gives_the_same_help(capsys):
 def test_no_command_imports_torch_or_numpy():
     modules = [f"clipctl.commands.{name}" for name in COMMANDS]
     extra = ["clipctl.render", "clipctl.apply", "clipctl.backends.kubernetes", "clipctl.exportcheckpoint"]
-    data = ["clip_trainer.data.pack", "clip_trainer.data.pack_input", "clip_trainer.data.index"]
+    data = ["clip_trainer.data.pack.pack", "clip_trainer.data.pack.input", "clip_trainer.data.index.dataset"]
     code = f"import importlib, sys\nfor m in {modules + extra + data}: importlib.import_module(m)\nprint(*sys.modules)"
     done = run_python(code)
     assert done.returncode == 0, done.stderr

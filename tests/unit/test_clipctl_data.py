@@ -3,8 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-from clip_trainer.data.image_resize import Resize
-from clip_trainer.data.shard_writer import WriteOptions
+from clip_trainer.data.writing.image_resize import Resize
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.cli import main
 from clipctl.commands.data.writeoptions import resize_option, write_options
 from clipctl.contract.errors import ExitCode, SpecError

@@ -6,8 +6,8 @@ import pytest
 
 from clip_testkit.runyaml import MINIMAL
 from clip_testkit.shards import write_dataset
-from clip_trainer.data.histogram import histogram
-from clip_trainer.data.index import index_dataset
+from clip_trainer.data.check.histogram import histogram
+from clip_trainer.data.index.dataset import index_dataset
 from clipctl import trainerprocess
 from clipctl.cli import main
 from clipctl.contract.errors import ExitCode, MissingError
@@ -102,7 +102,7 @@ class TestCheck:
     def test_defaults(self, asked, capsys):
         assert main(["data", "check", "shards"]) == 0
         ((module, request),) = asked
-        assert module == "check_command"
+        assert module == "check.command"
         assert request["data"]["train"] == "shards"
         assert {name: request[name] for name in request if name != "data"} == {
             "samples": 1000,
@@ -167,7 +167,7 @@ class TestBench:
     def test_defaults(self, asked, capsys):
         assert main(["data", "bench", "shards"]) == 0
         ((module, request),) = asked
-        assert module == "bench_command"
+        assert module == "bench.command"
         assert {name: request[name] for name in request if name != "data"} == {
             "model": "ViT-B-32",
             "batch": 256,

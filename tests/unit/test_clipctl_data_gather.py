@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from clip_trainer.data import gather as gathering
-from clip_trainer.data.gather import GatherOptions, GatherSummary, user_agent
+from clip_trainer.data.gather import gather as gathering
+from clip_trainer.data.gather.gather import GatherOptions, GatherSummary, user_agent
 from clipctl.cli import main
 from clipctl.contract.errors import ExitCode
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 from rich.cells import cell_len
 
-from clip_trainer.data.histogram import histogram
+from clip_trainer.data.check.histogram import histogram
 from clipctl.benchview import bench_lines
 from clipctl.dataview import check_lines, stats_lines
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_trainer.data.pack_columns import Columns
-from clip_trainer.data.pack_input import open_input
+from clip_trainer.data.pack.columns import Columns
+from clip_trainer.data.pack.input import open_input
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -6,7 +6,7 @@ import pytest
 
 from clip_testkit import history
 from clip_testkit.history import DIGEST, DUPLICATE, FORK, GAP, LOSS, REORDERED
-from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.order.lanes import SampleOrder
 from clip_trainer.train.events import EventLog
 from clipctl.contract.store_local import LocalStore
 

@@ -3,8 +3,8 @@
 import pytest
 
 from clip_testkit.clock import FakeClock
-from clip_trainer.data.activity import Slot, Stall, StallWatch
-from clip_trainer.data.order import SampleRef
+from clip_trainer.data.loading.activity import Slot, Stall, StallWatch
+from clip_trainer.data.order.base import SampleRef
 from clipctl.contract.errors import UnavailableError
 
 

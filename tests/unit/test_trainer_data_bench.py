@@ -6,10 +6,10 @@ import torch
 
 from clip_testkit.madeup import MadeUpSamples
 from clip_testkit.shards import png
-from clip_trainer.data.bench import Workload, bench
-from clip_trainer.data.bench_command import lanes_for
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.sample import RawSample
+from clip_trainer.data.bench.bench import Workload, bench
+from clip_trainer.data.bench.command import lanes_for
+from clip_trainer.data.order.lanes import SampleOrder
+from clip_trainer.data.shards.sample import RawSample
 from clip_trainer.vision import OPENAI_PREPROCESS, Transforms
 from clipctl.contract.errors import CorruptError, UnavailableError
 from clipctl.contract.sections import AugmentSection

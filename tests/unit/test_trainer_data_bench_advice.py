@@ -1,7 +1,7 @@
 """From measurements to words: the bottleneck is named, and the advice fits it."""
 
-from clip_trainer.data.bench_advice import Situation, advise
-from clip_trainer.data.bench_timing import Timing
+from clip_trainer.data.bench.advice import Situation, advise
+from clip_trainer.data.bench.timing import Timing
 
 
 def stage(micros, *, threads=4, busy=1.0, seconds=10.0):

@@ -7,9 +7,9 @@ import torch
 
 from clip_testkit.flawedshards import write_flawed
 from clip_testkit.shards import png
-from clip_trainer.data import bench_command
-from clip_trainer.data.bench_command import main
-from clip_trainer.data.index import index_dataset
+from clip_trainer.data.bench import command as bench_command
+from clip_trainer.data.bench.command import main
+from clip_trainer.data.index.dataset import index_dataset
 from clipctl.contract.errors import CorruptError, MissingError, SpecError
 from clipctl.contract.sections import DataSection
 

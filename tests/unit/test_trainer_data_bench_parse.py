@@ -2,10 +2,10 @@ import pytest
 
 from clip_testkit.madeup import MadeUpSamples
 from clip_testkit.shards import write_dataset
-from clip_trainer.data import bench_parse
-from clip_trainer.data.bench_parse import time_parsing
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.bench import parse as bench_parse
+from clip_trainer.data.bench.parse import time_parsing
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.samples.joined import JoinedSamples
 
 
 @pytest.fixture

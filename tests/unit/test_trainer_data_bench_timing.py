@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from clip_trainer.data.bench_timing import Timing, time_work
+from clip_trainer.data.bench.timing import Timing, time_work
 
 
 def ticking(step=1.0):

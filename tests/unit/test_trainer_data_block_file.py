@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data import block_file
-from clip_trainer.data.block_file import PIECE, DamagedBlockError, file_bytes, read_block, write_block
+from clip_trainer.data.storage import block_file
+from clip_trainer.data.storage.block_file import PIECE, DamagedBlockError, file_bytes, read_block, write_block
 
 SIZE = 3 * PIECE + 1000
 BLOCK = random.Random(5).randbytes(SIZE)

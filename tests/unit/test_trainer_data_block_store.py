@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from clip_trainer.data import block_file, block_store
-from clip_trainer.data.block_store import BlockKey, BlockStore
+from clip_trainer.data.storage import block_file, block_store
+from clip_trainer.data.storage.block_store import BlockKey, BlockStore
 from clipctl.contract.errors import CannotCreateError
 
 KIB = 1 << 10
@@ -176,7 +176,7 @@ def test_a_place_that_cannot_be_used(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from clip_trainer.data.block_store import BlockKey, BlockStore
+from clip_trainer.data.storage.block_store import BlockKey, BlockStore
 store = BlockStore(Path(sys.argv[1]), 300 << 10)
 for turn in range(30):
     for number in range(20):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from clip_trainer.data.budget import MemoryBudget
+from clip_trainer.data.loading.budget import MemoryBudget
 
 
 def asking(budget, turn, size):

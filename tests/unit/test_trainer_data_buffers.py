@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from clip_trainer.data.buffers import BatchBuffers
+from clip_trainer.data.loading.buffers import BatchBuffers
 
 SIZE = (4, 5)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.captions import any_caption, weighted_caption
-from clip_trainer.data.prp import derive_key
-from clip_trainer.data.sample import MAX_CAPTION, RawSample, UnusableSample
+from clip_trainer.data.order.prp import derive_key
+from clip_trainer.data.samples.captions import any_caption, weighted_caption
+from clip_trainer.data.shards.sample import MAX_CAPTION, RawSample, UnusableSample
 
 DRAWS = 6000
 

@@ -6,9 +6,9 @@ import pytest
 
 from clip_testkit.madeup import MadeUpSamples
 from clip_testkit.shards import png
-from clip_trainer.data.check import check, draw, every
-from clip_trainer.data.check_sample import Examiner
-from clip_trainer.data.sample import RawSample
+from clip_trainer.data.check.check import check, draw, every
+from clip_trainer.data.check.sample import Examiner
+from clip_trainer.data.shards.sample import RawSample
 from clipctl.contract.errors import CorruptError, UnavailableError
 
 

@@ -10,10 +10,10 @@ from clip_testkit.flawedshards import SAMPLES, UNUSABLE, write_flawed
 from clip_testkit.httpfaults import damage
 from clip_testkit.s3fault import fault_server
 from clip_testkit.shards import png, write_dataset
-from clip_trainer.data.check_command import main
-from clip_trainer.data.index import index_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions
+from clip_trainer.data.check.command import main
+from clip_trainer.data.index.dataset import index_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions
 from clipctl.contract.errors import CannotCreateError, MissingError
 from clipctl.contract.sections import DataSection
 

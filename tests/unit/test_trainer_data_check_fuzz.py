@@ -12,10 +12,10 @@ from PIL import Image
 from rich.cells import cell_len
 
 from clip_testkit.pictures import picture, rotated_by_exif
-from clip_trainer.data.check_sample import Examiner
-from clip_trainer.data.check_tally import Tally
-from clip_trainer.data.contact_sheet import Cell, contact_sheet
-from clip_trainer.data.sample import RawSample
+from clip_trainer.data.check.contact_sheet import Cell, contact_sheet
+from clip_trainer.data.check.sample import Examiner
+from clip_trainer.data.check.tally import Tally
+from clip_trainer.data.shards.sample import RawSample
 from clip_trainer.text.bpe import BpeTokenizer
 from clip_trainer.vision.decode import decode_image
 from clipctl.dataview import check_lines

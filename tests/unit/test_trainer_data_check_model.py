@@ -5,9 +5,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.check_sample import Caption, Finding, Picture
-from clip_trainer.data.check_tally import Tally
-from clip_trainer.data.check_verdict import judge
+from clip_trainer.data.check.sample import Caption, Finding, Picture
+from clip_trainer.data.check.tally import Tally
+from clip_trainer.data.check.verdict import judge
 
 pictures = st.builds(
     Picture,

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from clip_testkit.pictures import picture, rotated_by_exif
-from clip_trainer.data.captions import weighted_texts
-from clip_trainer.data.check_sample import Examiner
-from clip_trainer.data.sample import RawSample
+from clip_trainer.data.check.sample import Examiner
+from clip_trainer.data.samples.captions import weighted_texts
+from clip_trainer.data.shards.sample import RawSample
 
 
 def encoded(image, kind):

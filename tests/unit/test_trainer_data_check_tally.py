@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from clip_trainer.data.check_sample import Caption, Finding, Picture
-from clip_trainer.data.check_tally import Tally, shown
+from clip_trainer.data.check.sample import Caption, Finding, Picture
+from clip_trainer.data.check.tally import Tally, shown
 
 
 def picture(number=0, *, width=100, height=80, kind="JPEG", turned=False):

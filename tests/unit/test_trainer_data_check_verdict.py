@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.check_verdict import interval, judge, percent
+from clip_trainer.data.check.verdict import interval, judge, percent
 
 
 def verdict(**given):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_trainer.data import contact_sheet as module
-from clip_trainer.data.contact_sheet import CAPTION_LINES, THUMBNAIL, Cell, contact_sheet, font_for, wrap
+from clip_trainer.data.check import contact_sheet as module
+from clip_trainer.data.check.contact_sheet import CAPTION_LINES, THUMBNAIL, Cell, contact_sheet, font_for, wrap
 
 RED, GREEN = (200, 30, 40), (20, 180, 60)
 FONT = font_for("Latin")

@@ -5,14 +5,14 @@ import random
 import pytest
 
 from clip_testkit.shards import sample_members, tar_bytes
-from clip_trainer.data import index_store
-from clip_trainer.data.index import Dataset, open_dataset
-from clip_trainer.data.index_scan import scan_shard
-from clip_trainer.data.index_store import load_index, place_beside
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source import ObjectInfo, SourceCounters
-from clip_trainer.data.source_local import LocalSource
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index import store as index_store
+from clip_trainer.data.index.dataset import Dataset, open_dataset
+from clip_trainer.data.index.scan import scan_shard
+from clip_trainer.data.index.store import load_index, place_beside
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.source import ObjectInfo, SourceCounters
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import CorruptError
 
 SAMPLES = 6

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from clip_trainer.data.descriptors import KEPT, OpenFiles
+from clip_trainer.data.storage.descriptors import KEPT, OpenFiles
 
 
 @pytest.fixture

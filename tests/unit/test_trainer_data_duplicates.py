@@ -3,7 +3,7 @@ import random
 import pytest
 import xxhash
 
-from clip_trainer.data.duplicates import DuplicateFinder
+from clip_trainer.data.check.duplicates import DuplicateFinder
 
 
 def digest(value):

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
-from clip_trainer.data.eval_stream import EvalStream
-from clip_trainer.data.index import open_dataset
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.loading.eval_stream import EvalStream
 from clipctl.contract.errors import CorruptError
 
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from clip_trainer.data import gather_address
-from clip_trainer.data.gather_address import connect, is_any, is_public
-from clip_trainer.data.gather_errors import GatherError
+from clip_trainer.data.gather import address as gather_address
+from clip_trainer.data.gather.address import connect, is_any, is_public
+from clip_trainer.data.gather.errors import GatherError
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from itertools import count
 import pytest
 
 from clip_testkit.shards import png
-from clip_trainer.data.gather_crew import Crew
-from clip_trainer.data.gather_errors import GatherError, of_status
-from clip_trainer.data.gather_fetch import MAX_REDIRECTS, Fetched, Moved
-from clip_trainer.data.gather_hosts import HostQueue
-from clip_trainer.data.gather_retry import RetryRule
-from clip_trainer.data.gather_shard import GatheringShard
-from clip_trainer.data.gather_table import Row
-from clip_trainer.data.pack_image import StoredImage
+from clip_trainer.data.gather.crew import Crew
+from clip_trainer.data.gather.errors import GatherError, of_status
+from clip_trainer.data.gather.fetch import MAX_REDIRECTS, Fetched, Moved
+from clip_trainer.data.gather.hosts import HostQueue
+from clip_trainer.data.gather.retry import RetryRule
+from clip_trainer.data.gather.shard import GatheringShard
+from clip_trainer.data.gather.table import Row
+from clip_trainer.data.writing.image import StoredImage
 
 IMAGE = Fetched(StoredImage("png", png(1), (8, 8), (8, 8)), "digest")
 PATIENT = RetryRule(retries=2, base=0.0)

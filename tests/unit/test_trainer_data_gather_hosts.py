@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from clip_trainer.data.gather_hosts import HostQueue
+from clip_trainer.data.gather.hosts import HostQueue
 
 
 def drain(queue, now=0.0):

@@ -8,10 +8,10 @@ import zlib
 import pytest
 from PIL import Image
 
-from clip_trainer.data.gather_errors import GatherError
-from clip_trainer.data.gather_image import checked_image
-from clip_trainer.data.image_resize import MAX_PIXELS, Resize
-from clip_trainer.data.pack_image import StoredImage
+from clip_trainer.data.gather.errors import GatherError
+from clip_trainer.data.gather.image import checked_image
+from clip_trainer.data.writing.image import StoredImage
+from clip_trainer.data.writing.image_resize import MAX_PIXELS, Resize
 
 
 def encoded(kind, size=(20, 10)):

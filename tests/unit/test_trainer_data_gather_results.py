@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from clip_trainer.data.gather_errors import GatherError, of_status
-from clip_trainer.data.gather_progress import GatherTally
-from clip_trainer.data.gather_results import Result, failed, from_csv, key_of, results_name, to_csv
-from clip_trainer.data.gather_retry import RetryRule
-from clip_trainer.data.gather_table import Row
+from clip_trainer.data.gather.errors import GatherError, of_status
+from clip_trainer.data.gather.progress import GatherTally
+from clip_trainer.data.gather.results import Result, failed, from_csv, key_of, results_name, to_csv
+from clip_trainer.data.gather.retry import RetryRule
+from clip_trainer.data.gather.table import Row
 from clipctl.contract.errors import CorruptError
 
 GOOD = Result(7, 'http://a.test/?q="1,2"', "ok", 200, 1234, 64, 48, "", "shard-000000.tar", "000000007")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clip_trainer.data.gather_errors import GatherError, of_status
-from clip_trainer.data.gather_optout import DIRECTIVES, opt_out
-from clip_trainer.data.gather_robots import MAX_CRAWL_DELAY, RobotRules, Robots
+from clip_trainer.data.gather.errors import GatherError, of_status
+from clip_trainer.data.gather.optout import DIRECTIVES, opt_out
+from clip_trainer.data.gather.robots import MAX_CRAWL_DELAY, RobotRules, Robots
 
 URL = "https://a.test/images/cat.jpg"
 
@@ -130,7 +130,7 @@ def test_crawl_delays_are_kept_within_reason():
 
 
 def test_rules_of_hosts_not_seen_for_long_are_dropped(monkeypatch):
-    monkeypatch.setattr("clip_trainer.data.gather_robots._KEPT_HOSTS", 3)
+    monkeypatch.setattr("clip_trainer.data.gather.robots._KEPT_HOSTS", 3)
     host = Host("")
     for number in (0, 1, 2, 0, 3):
         host.check(f"http://h{number}.test/")

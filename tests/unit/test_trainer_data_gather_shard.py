@@ -9,12 +9,12 @@ import tarfile
 import pytest
 
 from clip_testkit.shards import png
-from clip_trainer.data.gather_errors import GatherError, of_status
-from clip_trainer.data.gather_record import RECORD_NAME, claim
-from clip_trainer.data.gather_shard import GatheringShard
-from clip_trainer.data.gather_table import Row
-from clip_trainer.data.pack_image import StoredImage
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.gather.errors import GatherError, of_status
+from clip_trainer.data.gather.record import RECORD_NAME, claim
+from clip_trainer.data.gather.shard import GatheringShard
+from clip_trainer.data.gather.table import Row
+from clip_trainer.data.storage.source_local import LocalSource
+from clip_trainer.data.writing.image import StoredImage
 from clipctl.contract.errors import CannotCreateError, CorruptError
 
 ROWS = [Row(number, f"http://a.test/{number}.png", f"Bild {number}, größer") for number in range(20, 24)]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clip_trainer.data.gather_table import Row, TableColumns, read_rows, survey
+from clip_trainer.data.gather.table import Row, TableColumns, read_rows, survey
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError
 
 CAT, DOG = "http://a.test/cat.jpg", "https://b.test/dog.png"

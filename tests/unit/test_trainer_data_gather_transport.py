@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from clip_trainer.data import gather_transport
-from clip_trainer.data.gather_transport import _connect_seconds, _TimedReader, exchange_within
+from clip_trainer.data.gather import transport as gather_transport
+from clip_trainer.data.gather.transport import _connect_seconds, _TimedReader, exchange_within
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from clip_testkit.shards import sample_members, tar_bytes
-from clip_trainer.data.grouping import split_name
-from clip_trainer.data.sample import MAX_CAPTION, RawSample, UnusableSample, parse_sample
+from clip_trainer.data.shards.grouping import split_name
+from clip_trainer.data.shards.sample import MAX_CAPTION, RawSample, UnusableSample, parse_sample
 from clipctl.contract.errors import CorruptError
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.histogram import doubling, histogram
+from clip_trainer.data.check.histogram import doubling, histogram
 
 numbers = st.lists(st.integers(0, 5000), min_size=1, max_size=60)
 

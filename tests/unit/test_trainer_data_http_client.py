@@ -8,11 +8,11 @@ import pytest
 
 from clip_testkit.httpfaults import Answer, close_after, refuse
 from clip_testkit.s3fault import fault_server
-from clip_trainer.data.http_client import HttpClient, Proof, Request
-from clip_trainer.data.http_connections import ConnectionPool, Timeouts
-from clip_trainer.data.http_errors import ExpiredCredentialsError
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.source import SourceCounters
+from clip_trainer.data.storage.http_client import HttpClient, Proof, Request
+from clip_trainer.data.storage.http_connections import ConnectionPool, Timeouts
+from clip_trainer.data.storage.http_errors import ExpiredCredentialsError
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source import SourceCounters
 from clipctl.contract.errors import PermissionDeniedError, SpecError, UnavailableError
 
 CONTENT = bytes(range(256)) * 1000

@@ -7,14 +7,14 @@ from email.utils import formatdate
 
 import pytest
 
-from clip_trainer.data.http_errors import (
+from clip_trainer.data.storage.http_errors import (
     ExpiredCredentialsError,
     of_connection,
     of_status,
     seconds_to_wait,
     shown_url,
 )
-from clip_trainer.data.retry import BusyError, LastingError
+from clip_trainer.data.storage.retry import BusyError, LastingError
 from clipctl.contract.errors import (
     CannotCreateError,
     CorruptError,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.http_ranges import read_range, strong_etag
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.source import SourceCounters
+from clip_trainer.data.storage.http_ranges import read_range, strong_etag
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source import SourceCounters
 from clipctl.contract.errors import CorruptError, MissingError, UnavailableError
 
 CONTENT = bytes(range(256)) * 400  # 100 KiB

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import certifi
 import pytest
 
-from clip_trainer.data import http_trust
-from clip_trainer.data.http_trust import tls_context
+from clip_trainer.data.storage import http_trust
+from clip_trainer.data.storage.http_trust import tls_context
 from clipctl.contract.errors import MissingError
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from clip_trainer.data.http_wire import Wire
+from clip_trainer.data.storage.http_wire import Wire
 
 
 class Source:

@@ -7,7 +7,7 @@ import struct
 import pytest
 from PIL import Image
 
-from clip_trainer.data.image_header import ImageHeader, read_header
+from clip_trainer.data.shards.image_header import ImageHeader, read_header
 
 KINDS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 

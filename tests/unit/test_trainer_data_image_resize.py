@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_trainer.data.image_resize import Resize, Undecodable, prepare_pillow
+from clip_trainer.data.writing.image_resize import Resize, Undecodable, prepare_pillow
 from clip_trainer.vision.decode import decode_image
 from clipctl.contract.errors import SpecError
 
@@ -165,7 +165,7 @@ def test_truncated_images(form):
 
 @pytest.mark.parametrize("limit", [WIDTH * HEIGHT - 1, WIDTH * HEIGHT // 3])
 def test_bombs_are_refused_before_they_are_decoded(monkeypatch, limit):
-    monkeypatch.setattr("clip_trainer.data.image_resize.MAX_PIXELS", limit)
+    monkeypatch.setattr("clip_trainer.data.writing.image_resize.MAX_PIXELS", limit)
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", limit)
     with pytest.raises(Undecodable, match="too many pixels"):
         Resize(8).apply(encoded(gradient("RGB"), "PNG"))
@@ -192,6 +192,8 @@ def test_without_pillow_the_remedy_is_named(monkeypatch):
 
 
 def test_the_module_itself_imports_no_image_library():
-    script = "import sys, clip_trainer.data.image_resize, clip_trainer.data.pack; print('PIL' in sys.modules)"
+    script = (
+        "import sys, clip_trainer.data.writing.image_resize, clip_trainer.data.pack.pack; print('PIL' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from clip_testkit.shards import png, tar_bytes, write_dataset
-from clip_trainer.data import index_store
-from clip_trainer.data.index import Dataset, build_index, index_dataset, open_dataset
-from clip_trainer.data.index_check import MAX_QUICK
-from clip_trainer.data.index_format import sample_check
-from clip_trainer.data.index_store import load_index, place_beside
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.index import store as index_store
+from clip_trainer.data.index.check import MAX_QUICK
+from clip_trainer.data.index.dataset import Dataset, build_index, index_dataset, open_dataset
+from clip_trainer.data.index.format import sample_check
+from clip_trainer.data.index.store import load_index, place_beside
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import (
     CannotCreateError,
     CorruptError,
@@ -211,10 +211,10 @@ class FewRequests(LocalSource):
 def test_shards_are_compared_with_the_index_up_to_a_number(dataset, monkeypatch):
     open_dataset(str(dataset))
     source = FewRequests(str(dataset))
-    monkeypatch.setattr("clip_trainer.data.index.MAX_QUICK", 2)
+    monkeypatch.setattr("clip_trainer.data.index.dataset.MAX_QUICK", 2)
     open_dataset(str(dataset), source=source)
     assert source.asked == []
-    monkeypatch.setattr("clip_trainer.data.index.MAX_QUICK", 3)
+    monkeypatch.setattr("clip_trainer.data.index.dataset.MAX_QUICK", 3)
     open_dataset(str(dataset), source=source)
     assert len(source.asked) == 3
     assert MAX_QUICK == 10_000

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_testkit.shards import tar_bytes
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.index_rows import unpack_details, unpack_rows
-from clip_trainer.data.index_rules import SampleRules, parse_where
-from clip_trainer.data.index_scan import scan_shard
-from clip_trainer.data.index_update import IndexOptions, index_dataset
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.sample import RawSample, parse_sample
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source import ObjectInfo, SourceCounters
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.rows import unpack_details, unpack_rows
+from clip_trainer.data.index.rules import SampleRules, parse_where
+from clip_trainer.data.index.scan import scan_shard
+from clip_trainer.data.index.update import IndexOptions, index_dataset
+from clip_trainer.data.order.lanes import SampleOrder
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.shards.sample import RawSample, parse_sample
+from clip_trainer.data.storage.source import ObjectInfo, SourceCounters
 from clipctl.contract.errors import MissingError, SpecError
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}

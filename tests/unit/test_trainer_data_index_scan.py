@@ -8,13 +8,13 @@ import tarfile
 import pytest
 
 from clip_testkit.shards import png, sample_members, tar_bytes
-from clip_trainer.data import index_scan
-from clip_trainer.data.index_format import sample_check
-from clip_trainer.data.index_rows import unpack_details, unpack_rows
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_scan import scan_shard
-from clip_trainer.data.sample import parse_sample
-from clip_trainer.data.source import ObjectInfo, SourceCounters
+from clip_trainer.data.index import scan as index_scan
+from clip_trainer.data.index.format import sample_check
+from clip_trainer.data.index.rows import unpack_details, unpack_rows
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.scan import scan_shard
+from clip_trainer.data.shards.sample import parse_sample
+from clip_trainer.data.storage.source import ObjectInfo, SourceCounters
 from clipctl.contract.errors import CorruptError, ExitCode
 
 ALL = SampleRules()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from clip_testkit.shards import write_dataset
-from clip_trainer.data import index_store
-from clip_trainer.data.index_build import build_index
-from clip_trainer.data.index_store import (
+from clip_trainer.data.index import store as index_store
+from clip_trainer.data.index.build import build_index
+from clip_trainer.data.index.store import (
     default_cache,
     describe_index,
     join_described,
@@ -17,8 +17,8 @@ from clip_trainer.data.index_store import (
     place_in_cache,
     save_index,
 )
-from clip_trainer.data.location import parse_location
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.storage.location import parse_location
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError
 
 

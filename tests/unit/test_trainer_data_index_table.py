@@ -10,11 +10,12 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data import index_rows, index_table
-from clip_trainer.data.index_format import ShardIndex
-from clip_trainer.data.index_header import IndexHeader, TableRef, header_name
-from clip_trainer.data.index_join import in_memory, join_index, make_index
-from clip_trainer.data.index_rows import (
+from clip_trainer.data.index import rows as index_rows
+from clip_trainer.data.index import table as index_table
+from clip_trainer.data.index.format import ShardIndex
+from clip_trainer.data.index.header import IndexHeader, TableRef, header_name
+from clip_trainer.data.index.join import in_memory, join_index, make_index
+from clip_trainer.data.index.rows import (
     ROW_BYTES,
     RowCache,
     SampleRows,
@@ -24,8 +25,8 @@ from clip_trainer.data.index_rows import (
     unpack_rows,
     verified_block,
 )
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_table import (
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.table import (
     IndexedShard,
     ShardEntry,
     decode_head,

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_testkit.shards import sample_members, tar_bytes, write_dataset
-from clip_trainer.data import index_journal
-from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.index_build import build_index
-from clip_trainer.data.index_changes import find_changes, is_unchanged
-from clip_trainer.data.index_journal import IndexJournal
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_scan import scan_shard
-from clip_trainer.data.index_table import ShardEntry
-from clip_trainer.data.index_update import IndexOptions
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source import ObjectInfo
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.index import journal as index_journal
+from clip_trainer.data.index.build import build_index
+from clip_trainer.data.index.changes import find_changes, is_unchanged
+from clip_trainer.data.index.dataset import index_dataset, open_dataset
+from clip_trainer.data.index.journal import IndexJournal
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.scan import scan_shard
+from clip_trainer.data.index.table import ShardEntry
+from clip_trainer.data.index.update import IndexOptions
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.source import ObjectInfo
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, UnavailableError
 
 NO_RULES = SampleRules()

@@ -7,15 +7,15 @@ import pytest
 
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import png, write_dataset
-from clip_trainer.data.block_store import BlockStore
-from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.location import ALLOW_PIPE
-from clip_trainer.data.opening import Opener, describe, open_training_data, opener_of
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_cached import CachedSource
-from clip_trainer.data.synthetic import SyntheticSamples
-from clip_trainer.data.table import TableSamples
+from clip_trainer.data.index.dataset import index_dataset, open_dataset
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.samples.joined import JoinedSamples
+from clip_trainer.data.samples.opening import Opener, describe, open_training_data, opener_of
+from clip_trainer.data.samples.synthetic import SyntheticSamples
+from clip_trainer.data.samples.table import TableSamples
+from clip_trainer.data.storage.block_store import BlockStore
+from clip_trainer.data.storage.location import ALLOW_PIPE
+from clip_trainer.data.storage.source_cached import CachedSource
 from clip_trainer.vision import decode_image
 from clipctl.contract.errors import CorruptError, MissingError, SpecError
 from clipctl.contract.sections import ColumnsSection, SourceSection
@@ -182,7 +182,7 @@ def test_the_disk_cache_is_put_before_remote_shards_only(data, monkeypatch):
     assert isinstance(opener.cache, BlockStore)
     source = SourceSection(url="one")
     assert not isinstance(opener.open(source).source, CachedSource)
-    monkeypatch.setattr("clip_trainer.data.source_local.LocalSource.remote", True)
+    monkeypatch.setattr("clip_trainer.data.storage.source_local.LocalSource.remote", True)
     first = opener.open(source)
     assert isinstance(first.source, CachedSource)
     assert isinstance(opener.attach(source, describe(first)).source, CachedSource)

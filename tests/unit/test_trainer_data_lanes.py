@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.order.lanes import SampleOrder
 from clipctl.contract.errors import MissingError, SpecError
 
 shard_counts = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)

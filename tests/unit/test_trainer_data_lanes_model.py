@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.prp import derive_key
+from clip_trainer.data.order.lanes import SampleOrder
+from clip_trainer.data.order.prp import derive_key
 
 ROUNDS = 8
 MASK = 2**64 - 1

@@ -14,12 +14,12 @@ from PIL import Image
 
 from clip_testkit.clock import FakeClock
 from clip_testkit.shards import number_of, png, sample_members, tar_bytes, write_dataset
-from clip_trainer.data import loader as loader_module
-from clip_trainer.data import workshop as workshop_module
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.loader import BatchLoader
-from clip_trainer.data.making import Chunk, Making
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.loading import loader as loader_module
+from clip_trainer.data.loading import workshop as workshop_module
+from clip_trainer.data.loading.loader import BatchLoader
+from clip_trainer.data.loading.making import Chunk, Making
+from clip_trainer.data.order.lanes import SampleOrder
 from clipctl.contract.errors import CorruptError, InternalError, SpecError, UnavailableError
 
 CONTEXT = 12

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from clip_trainer.data.location import MAX_SHARDS, expand_braces, parse_location
+from clip_trainer.data.storage.location import MAX_SHARDS, expand_braces, parse_location
 from clipctl.contract.errors import ExitCode, SpecError
 
 

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from clip_testkit.shards import png, read_shards
-from clip_trainer.data.image_resize import Resize
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.pack import pack, read_class_names
-from clip_trainer.data.pack_columns import Columns
-from clip_trainer.data.pack_folder import ClassFolders
-from clip_trainer.data.pack_input import open_input
-from clip_trainer.data.pack_item import ListedItems, PackItem
-from clip_trainer.data.shard_writer import WriteOptions
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.pack.columns import Columns
+from clip_trainer.data.pack.folder import ClassFolders
+from clip_trainer.data.pack.input import open_input
+from clip_trainer.data.pack.item import ListedItems, PackItem
+from clip_trainer.data.pack.pack import pack, read_class_names
+from clip_trainer.data.writing.image_resize import Resize
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError, SpecError
 
 
@@ -313,7 +313,15 @@ def test_captions_that_are_not_text_do_no_harm(tmp_path):
 
 
 def test_what_the_command_line_uses_imports_neither_torch_nor_numpy():
-    modules = ("index", "verify", "pack", "pack_input", "reshard", "location")
+    modules = (
+        "index.dataset",
+        "index.verify",
+        "pack.pack",
+        "pack.input",
+        "pack.reshard",
+        "gather.gather",
+        "storage.location",
+    )
     script = "import sys\n" + "".join(f"import clip_trainer.data.{name}\n" for name in modules)
     script += "print(sorted({'torch', 'numpy', 'webdataset', 'fsspec', 's3fs', 'PIL', 'pyarrow'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -344,6 +352,6 @@ def test_paths_are_only_opened_when_their_turn_has_come(tmp_path, monkeypatch):
 
 
 def order_of(items):
-    from clip_trainer.data.shard_order import shuffled
+    from clip_trainer.data.writing.shard_order import shuffled
 
     return shuffled(len(items), 0)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from clip_testkit.shards import png
-from clip_trainer.data.pack_columns import Columns
-from clip_trainer.data.pack_folder import CaptionedFolder, ClassFolders, has_sidecars, walk_images
-from clip_trainer.data.pack_input import open_input
-from clip_trainer.data.pack_item import ListedItems, PackItem
-from clip_trainer.data.pack_table import TextTable
-from clip_trainer.data.shard_producer import Unpackable
+from clip_trainer.data.pack.columns import Columns
+from clip_trainer.data.pack.folder import CaptionedFolder, ClassFolders, has_sidecars, walk_images
+from clip_trainer.data.pack.input import open_input
+from clip_trainer.data.pack.item import ListedItems, PackItem
+from clip_trainer.data.pack.table import TextTable
+from clip_trainer.data.writing.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError
 
 

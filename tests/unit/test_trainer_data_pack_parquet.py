@@ -10,13 +10,13 @@ import pytest
 from pyarrow import parquet
 
 from clip_testkit.shards import png, read_shards
-from clip_trainer.data.pack import pack
-from clip_trainer.data.pack_columns import Columns
-from clip_trainer.data.pack_input import open_input
-from clip_trainer.data.pack_item import PackItem
-from clip_trainer.data.pack_parquet import ParquetTable
-from clip_trainer.data.shard_producer import Unpackable
-from clip_trainer.data.shard_writer import WriteOptions
+from clip_trainer.data.pack.columns import Columns
+from clip_trainer.data.pack.input import open_input
+from clip_trainer.data.pack.item import PackItem
+from clip_trainer.data.pack.pack import pack
+from clip_trainer.data.pack.parquet import ParquetTable
+from clip_trainer.data.writing.shard_producer import Unpackable
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, PermissionDeniedError, SpecError
 
 

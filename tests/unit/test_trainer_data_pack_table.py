@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.pack_columns import Columns
-from clip_trainer.data.pack_item import PackItem
-from clip_trainer.data.pack_table import TextTable
-from clip_trainer.data.shard_producer import Unpackable
+from clip_trainer.data.pack.columns import Columns
+from clip_trainer.data.pack.item import PackItem
+from clip_trainer.data.pack.table import TextTable
+from clip_trainer.data.writing.shard_producer import Unpackable
 from clipctl.contract.errors import MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_trainer.data.prp import derive, derive_key, mix64, permute
+from clip_trainer.data.order.prp import derive, derive_key, mix64, permute
 
 
 def images(size: int, key: int) -> list[int]:

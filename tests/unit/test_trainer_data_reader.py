@@ -5,11 +5,11 @@ import threading
 import pytest
 
 from clip_testkit.shards import write_dataset
-from clip_trainer.data import reader as reader_module
-from clip_trainer.data.index import Dataset, open_dataset
-from clip_trainer.data.reader import BlockCache
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.index import reader as reader_module
+from clip_trainer.data.index.dataset import Dataset, open_dataset
+from clip_trainer.data.index.reader import BlockCache
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import CorruptError, MissingError, UnavailableError
 
 

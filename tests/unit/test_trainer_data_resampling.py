@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.pools import Pools, WeightedSource, pools_of
-from clip_trainer.data.resampling import ResampledOrder
+from clip_trainer.data.order.pools import Pools, WeightedSource, pools_of
+from clip_trainer.data.order.resampling import ResampledOrder
 from clipctl.contract.errors import MissingError, SpecError
 
 COUNTS = [100, 100, 100, 40, 40, 40, 40, 5]

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip_testkit.shards import png, read_shards, tar_bytes, write_dataset
-from clip_trainer.data.image_resize import Resize
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions, index_dataset
-from clip_trainer.data.reshard import reshard
-from clip_trainer.data.shard_writer import WriteOptions
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions, index_dataset
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.pack.reshard import reshard
+from clip_trainer.data.writing.image_resize import Resize
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, SpecError
 
 
@@ -212,7 +212,7 @@ def test_neighbours_are_read_together(data, tmp_path):
     dataset = open_dataset(str(data))
     reshard(str(data), str(tmp_path / "out"))
     del dataset
-    from clip_trainer.data.reshard import _Resharding
+    from clip_trainer.data.pack.reshard import _Resharding
 
     producer = _Resharding(open_dataset(str(data)), None, None)
     source = producer._dataset.source

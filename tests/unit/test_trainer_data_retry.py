@@ -2,7 +2,7 @@
 
 import pytest
 
-from clip_trainer.data.retry import BusyError, Failures, LastingError, RetryPolicy
+from clip_trainer.data.storage.retry import BusyError, Failures, LastingError, RetryPolicy
 from clipctl.contract.errors import ClipError, CorruptError, MissingError, PermissionDeniedError, UnavailableError
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from clip_trainer.data import s3_address
-from clip_trainer.data.s3_address import Bucket, S3Settings, settings_from, split_location
-from clip_trainer.data.source_credentials import ProfileSettings
+from clip_trainer.data.storage import s3_address
+from clip_trainer.data.storage.s3_address import Bucket, S3Settings, settings_from, split_location
+from clip_trainer.data.storage.source_credentials import ProfileSettings
 from clipctl.contract.errors import SpecError
 
 AWS = S3Settings(None, "eu-west-1", False, None)

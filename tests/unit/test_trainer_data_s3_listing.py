@@ -2,8 +2,8 @@
 
 import pytest
 
-from clip_trainer.data.s3_listing import listing_query, parse_listing
-from clip_trainer.data.source import ObjectInfo
+from clip_trainer.data.storage.s3_listing import listing_query, parse_listing
+from clip_trainer.data.storage.source import ObjectInfo
 from clipctl.contract.errors import UnavailableError
 
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'

@@ -11,7 +11,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.s3_signing import UNSIGNED_PAYLOAD, Keys, signed_headers
+from clip_trainer.data.storage.s3_signing import UNSIGNED_PAYLOAD, Keys, signed_headers
 
 NOW = datetime(2013, 5, 24, tzinfo=timezone.utc)
 EXAMPLE = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")

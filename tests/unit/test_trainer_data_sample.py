@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_testkit.shards import tar_bytes
-from clip_trainer.data import sample as module
-from clip_trainer.data.sample import parse_sample
+from clip_trainer.data.shards import sample as module
+from clip_trainer.data.shards.sample import parse_sample
 from clipctl.contract.errors import CorruptError
 
 MEMBERS = [

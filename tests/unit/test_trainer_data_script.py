@@ -1,6 +1,6 @@
 import pytest
 
-from clip_trainer.data.script import script_of
+from clip_trainer.data.check.script import script_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from clip_trainer.data.shard_order import shuffled
+from clip_trainer.data.writing.shard_order import shuffled
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 1000, 5000])

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_testkit.shards import read_shards
-from clip_trainer.data.shard_producer import NewSample, Unpackable
-from clip_trainer.data.shard_record import RECORD_NAME, ShardRecord, find_record, shard_name
-from clip_trainer.data.shard_set import write_set
-from clip_trainer.data.shard_tar import TarBuffer, archive_size, members_bytes
-from clip_trainer.data.shard_writer import WriteOptions
-from clip_trainer.data.source_local import LocalSource
-from clip_trainer.data.tar import TarReader
+from clip_trainer.data.shards.tar import TarReader
+from clip_trainer.data.storage.source_local import LocalSource
+from clip_trainer.data.writing.shard_producer import NewSample, Unpackable
+from clip_trainer.data.writing.shard_record import RECORD_NAME, ShardRecord, find_record, shard_name
+from clip_trainer.data.writing.shard_set import write_set
+from clip_trainer.data.writing.shard_tar import TarBuffer, archive_size, members_bytes
+from clip_trainer.data.writing.shard_writer import WriteOptions
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, SpecError, UnavailableError
 
 
@@ -160,7 +160,7 @@ def test_killed_before_any_save_it_ends_with_the_same_bytes(tmp_path, monkeypatc
     producer = {"bad": [3, 17, 18], "count": 40}
     write_set(Numbers(**producer), str(tmp_path / "whole"), OPTIONS, beside={"classes.json": b"[]"})
     dying = Stopping(str(tmp_path / "out"), at)
-    monkeypatch.setattr("clip_trainer.data.shard_set.open_source", lambda location: dying)
+    monkeypatch.setattr("clip_trainer.data.writing.shard_set.open_source", lambda location: dying)
     try:
         write_set(Numbers(**producer), str(tmp_path / "out"), OPTIONS, beside={"classes.json": b"[]"})
     except Stopped:
@@ -251,7 +251,7 @@ def test_a_store_that_fails_ends_the_work(tmp_path, monkeypatch):
                 raise UnavailableError("The store is gone.")
             super().save(name, data)
 
-    monkeypatch.setattr("clip_trainer.data.shard_set.open_source", lambda location: Full(location.base))
+    monkeypatch.setattr("clip_trainer.data.writing.shard_set.open_source", lambda location: Full(location.base))
     with pytest.raises(UnavailableError, match="gone"):
         write_set(Numbers(400), str(tmp_path), OPTIONS)
     assert json.loads((tmp_path / RECORD_NAME).read_text())["shards"] == 3
@@ -276,7 +276,7 @@ def test_several_shards_are_on_their_way_to_a_remote_store(tmp_path, monkeypatch
             if name == shard_name(1):
                 arrived.set()
 
-    monkeypatch.setattr("clip_trainer.data.shard_set.open_source", lambda location: Remote(location.base))
+    monkeypatch.setattr("clip_trainer.data.writing.shard_set.open_source", lambda location: Remote(location.base))
     assert write_set(Numbers(), str(tmp_path), OPTIONS).shards == 7
 
 

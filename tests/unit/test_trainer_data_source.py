@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from clip_trainer.data import source_local
-from clip_trainer.data.location import parse_location
-from clip_trainer.data.source import ObjectInfo, SequentialReader, checked_name, open_source
-from clip_trainer.data.source_errors import typed_error
-from clip_trainer.data.source_local import LocalSource
+from clip_trainer.data.storage import source_local
+from clip_trainer.data.storage.location import parse_location
+from clip_trainer.data.storage.source import ObjectInfo, SequentialReader, checked_name, open_source
+from clip_trainer.data.storage.source_errors import typed_error
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import (
     CannotCreateError,
     CorruptError,
@@ -107,7 +107,7 @@ def drained(stream, count):
 
 
 def test_sequential_reader_is_exact_and_tells_every_byte_once(local, monkeypatch):
-    monkeypatch.setattr("clip_trainer.data.source._STREAM_CHUNK", 100)
+    monkeypatch.setattr("clip_trainer.data.storage.source._STREAM_CHUNK", 100)
     told = []
     parts = drained(SequentialReader(local, local.info("a.tar"), told.append), 77)
     assert b"".join(parts) == b"".join(told) == bytes(range(256)) * 4
@@ -137,7 +137,7 @@ class Remote:
 
 
 def test_sequential_reader_fetches_ahead_and_hands_out_in_order(monkeypatch):
-    monkeypatch.setattr("clip_trainer.data.source._STREAM_CHUNK", 100)
+    monkeypatch.setattr("clip_trainer.data.storage.source._STREAM_CHUNK", 100)
     source, told = Remote(), []
     stream = SequentialReader(source, ObjectInfo("a.tar", 1024, "v1"), told.append)
     assert stream.read(10) == Remote.content[:10]
@@ -148,7 +148,7 @@ def test_sequential_reader_fetches_ahead_and_hands_out_in_order(monkeypatch):
 
 
 def test_sequential_reader_fails_where_the_object_does(monkeypatch):
-    monkeypatch.setattr("clip_trainer.data.source._STREAM_CHUNK", 100)
+    monkeypatch.setattr("clip_trainer.data.storage.source._STREAM_CHUNK", 100)
     told = []
     stream = SequentialReader(Remote(fail_at=300), ObjectInfo("a.tar", 1024, None), told.append)
     with pytest.raises(CorruptError, match="changed"):

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from clip_trainer.data.block_store import BlockStore
-from clip_trainer.data.source import ObjectInfo, SourceCounters
-from clip_trainer.data.source_cached import CachedSource
+from clip_trainer.data.storage.block_store import BlockStore
+from clip_trainer.data.storage.source import ObjectInfo, SourceCounters
+from clip_trainer.data.storage.source_cached import CachedSource
 from clipctl.contract.errors import CorruptError, UnavailableError
 
 CONTENT = bytes(range(256)) * 5  # 1280 bytes: 12 blocks of 100 and one of 80

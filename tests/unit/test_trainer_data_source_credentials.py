@@ -9,9 +9,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from clip_trainer.data import source_credentials
-from clip_trainer.data.s3_signing import Keys
-from clip_trainer.data.source_credentials import CredentialChain, ProfileSettings, profile_settings
+from clip_trainer.data.storage import source_credentials
+from clip_trainer.data.storage.s3_signing import Keys
+from clip_trainer.data.storage.source_credentials import CredentialChain, ProfileSettings, profile_settings
 from clipctl.contract.errors import PermissionDeniedError, SpecError, UnavailableError
 
 NAMES = (
@@ -41,8 +41,8 @@ def test_the_environment_comes_first_and_needs_no_botocore(monkeypatch, tmp_path
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id=OTHER\naws_secret_access_key=other\n")
     set_keys(monkeypatch, token="t")
     assert CredentialChain().current() == Keys("AKID", "secret", "t")
-    code = "import sys\nfrom clip_trainer.data.source_s3 import S3Source\ns = S3Source('s3://bucket/d')\n"
-    code += "from clip_trainer.data.source_credentials import CredentialChain\nCredentialChain().current()\n"
+    code = "import sys\nfrom clip_trainer.data.storage.source_s3 import S3Source\ns = S3Source('s3://bucket/d')\n"
+    code += "from clip_trainer.data.storage.source_credentials import CredentialChain\nCredentialChain().current()\n"
     code += "print(sorted({'botocore', 'boto3', 'fsspec', 's3fs', 'numpy', 'torch', 'urllib3'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,10 +3,10 @@
 import fsspec
 import pytest
 
-from clip_trainer.data import source_fsspec
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.source import ObjectInfo
-from clip_trainer.data.source_fsspec import FsspecSource, knows_scheme
+from clip_trainer.data.storage import source_fsspec
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source import ObjectInfo
+from clip_trainer.data.storage.source_fsspec import FsspecSource, knows_scheme
 from clipctl.contract.errors import CorruptError, MissingError, SpecError, UnavailableError
 
 CONTENT = bytes(range(256))

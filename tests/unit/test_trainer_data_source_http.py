@@ -4,8 +4,8 @@ import pytest
 
 from clip_testkit.httpfaults import Answer, refuse
 from clip_testkit.s3fault import fault_server
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.source_http import HttpSource
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source_http import HttpSource
 from clipctl.contract.errors import (
     CannotCreateError,
     CorruptError,

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from clip_trainer.data.source_pipe import PipeSource, spool
+from clip_trainer.data.storage.source_pipe import PipeSource, spool
 from clipctl.contract.errors import CannotCreateError, CorruptError, MissingError, SpecError, UnavailableError
 
 

@@ -7,8 +7,8 @@ import pytest
 from clip_testkit.httpfaults import Answer, refuse
 from clip_testkit.s3fault import fault_server
 from clip_testkit.s3server import use_only
-from clip_trainer.data.retry import RetryPolicy
-from clip_trainer.data.source_s3 import S3Source
+from clip_trainer.data.storage.retry import RetryPolicy
+from clip_trainer.data.storage.source_s3 import S3Source
 from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, SpecError, UnavailableError
 
 CONTENT = bytes(range(256)) * 4

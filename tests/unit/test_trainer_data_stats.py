@@ -2,10 +2,10 @@ import pytest
 
 from clip_testkit.flawedshards import SAMPLES, write_flawed
 from clip_testkit.shards import sample_members, tar_bytes, write_dataset
-from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_update import IndexOptions
-from clip_trainer.data.stats import dataset_stats
+from clip_trainer.data.check.stats import dataset_stats
+from clip_trainer.data.index.dataset import index_dataset, open_dataset
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.update import IndexOptions
 
 
 @pytest.fixture

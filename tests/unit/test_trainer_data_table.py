@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from clip_testkit.shards import png
-from clip_trainer.data.location import ALLOW_PIPE
-from clip_trainer.data.packed_texts import PackedTexts
-from clip_trainer.data.sample import UnusableSample
-from clip_trainer.data.samples import ReadHints
-from clip_trainer.data.table import ROWS_PER_SHARD, TableSamples
-from clip_trainer.data.table_images import TableImages
-from clip_trainer.data.table_rows import Row, read_rows
+from clip_trainer.data.sample_set import ReadHints
+from clip_trainer.data.samples.packed_texts import PackedTexts
+from clip_trainer.data.samples.table import ROWS_PER_SHARD, TableSamples
+from clip_trainer.data.samples.table_images import TableImages
+from clip_trainer.data.samples.table_rows import Row, read_rows
+from clip_trainer.data.shards.sample import UnusableSample
+from clip_trainer.data.storage.location import ALLOW_PIPE
 from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, SpecError
 from clipctl.contract.sections import ColumnsSection
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_testkit.shards import tar_bytes
-from clip_trainer.data.tar import TarReader
-from clip_trainer.data.tar_header import BLOCK
+from clip_trainer.data.shards.tar import TarReader
+from clip_trainer.data.shards.tar_header import BLOCK
 from clipctl.contract.errors import CorruptError
 
 LONG = "directory/" * 20 + "n" * 90 + ".txt"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_trainer.data.tar_header import (
+from clip_trainer.data.shards.tar_header import (
     BLOCK,
     HeaderError,
     check_header,

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from clip_trainer.data.threads import Crew
+from clip_trainer.data.loading.threads import Crew
 
 
 @pytest.fixture

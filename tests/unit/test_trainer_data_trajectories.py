@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_testkit.runyaml import spec_with
-from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.samples.joined import JoinedSamples
 from clip_trainer.train.ledger import sample_digest
 from clip_trainer.train.sample_order import epoch_of, order_of
 from clipctl.contract.spec import lane_count

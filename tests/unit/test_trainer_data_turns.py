@@ -2,7 +2,7 @@
 
 import threading
 
-from clip_trainer.data.turns import TurnQueue
+from clip_trainer.data.loading.turns import TurnQueue
 
 
 def taking(queue):

@@ -4,15 +4,15 @@ import pytest
 import xxhash
 
 from clip_testkit.shards import sample_members, tar_bytes, write_dataset
-from clip_trainer.data.index import index_dataset, open_dataset
-from clip_trainer.data.index_join import make_index
-from clip_trainer.data.index_rows import ShardDetails, pack_rows
-from clip_trainer.data.index_rules import SampleRules
-from clip_trainer.data.index_store import save_index
-from clip_trainer.data.index_table import IndexedShard
-from clip_trainer.data.index_update import IndexOptions
-from clip_trainer.data.source_local import LocalSource
-from clip_trainer.data.verify import verify_dataset
+from clip_trainer.data.index.dataset import index_dataset, open_dataset
+from clip_trainer.data.index.join import make_index
+from clip_trainer.data.index.rows import ShardDetails, pack_rows
+from clip_trainer.data.index.rules import SampleRules
+from clip_trainer.data.index.store import save_index
+from clip_trainer.data.index.table import IndexedShard
+from clip_trainer.data.index.update import IndexOptions
+from clip_trainer.data.index.verify import verify_dataset
+from clip_trainer.data.storage.source_local import LocalSource
 from clipctl.contract.errors import CorruptError, MissingError
 
 

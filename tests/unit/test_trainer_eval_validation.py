@@ -6,7 +6,7 @@ import torch
 from clip_testkit.evalwork import stream_of, write_captioned_dataset
 from clip_testkit.rankwork import group_of
 from clip_testkit.training import SMALL_MODEL
-from clip_trainer.data.eval_stream import EvalChunk
+from clip_trainer.data.loading.eval_stream import EvalChunk
 from clip_trainer.eval import encoder as encoder_module
 from clip_trainer.eval.encoder import encoder_for
 from clip_trainer.eval.validation import MAX_CAPTIONS, PairTable, caption_losses, validate, writes_captions

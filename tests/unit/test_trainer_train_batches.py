@@ -11,9 +11,9 @@ import torch
 from clip_testkit import smalltokenizers
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import write_dataset
-from clip_trainer.data import loader as loader_module
-from clip_trainer.data.index import open_dataset
-from clip_trainer.data.lanes import SampleOrder
+from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.loading import loader as loader_module
+from clip_trainer.data.order.lanes import SampleOrder
 from clip_trainer.text import BpeTokenizer, HFTokenizer
 from clip_trainer.train import batches as batches_module
 from clip_trainer.train.batches import open_loader

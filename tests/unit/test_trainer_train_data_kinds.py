@@ -12,7 +12,7 @@ from clip_testkit.shards import png
 from clip_testkit.trainhere import no_metrics, prepared, train_here
 from clip_testkit.training import Cue, train_ranks, write_config, write_labelled_dataset
 from clip_trainer.config import load_config
-from clip_trainer.data.opening import open_training_data
+from clip_trainer.data.samples.opening import open_training_data
 from clip_trainer.train.events import read_events, trajectory
 from clip_trainer.train.sources import by_source
 from clipctl.contract import metric_names

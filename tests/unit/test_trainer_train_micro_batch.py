@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.train.micro_batch import split
 
 SIZE = 7

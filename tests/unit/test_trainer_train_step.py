@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clip_testkit.rankwork import group_of, small_model
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.loss import ContrastiveLoss
 from clip_trainer.model import get_precision
 from clip_trainer.optim import AdamWConfig, LossScaler, build_adamw

@@ -45,7 +45,7 @@ def bench(
         "batches": batches,
     }
     with progress_line() as progress:
-        report = run_trainer("clip_trainer.data.bench_command", [encoding.dumps(request)], progress)
+        report = run_trainer("clip_trainer.data.bench.command", [encoding.dumps(request)], progress)
     if json:
         say_json(report)
     else:

@@ -46,7 +46,7 @@ def check(
         "sheet": sheet,
     }
     with progress_line() as progress:
-        report = run_trainer("clip_trainer.data.check_command", [encoding.dumps(request)], progress)
+        report = run_trainer("clip_trainer.data.check.command", [encoding.dumps(request)], progress)
     if json:
         say_json(report)
     else:

@@ -38,12 +38,12 @@ def gather(
     """
     from dataclasses import asdict
 
-    from clip_trainer.data.gather import GatherOptions
-    from clip_trainer.data.gather import gather as run
-    from clip_trainer.data.gather_fetch import Acceptance
-    from clip_trainer.data.gather_http import Limits
-    from clip_trainer.data.gather_retry import RetryRule
-    from clip_trainer.data.gather_table import TableColumns
+    from clip_trainer.data.gather.exchange import Limits
+    from clip_trainer.data.gather.fetch import Acceptance
+    from clip_trainer.data.gather.gather import GatherOptions
+    from clip_trainer.data.gather.gather import gather as run
+    from clip_trainer.data.gather.retry import RetryRule
+    from clip_trainer.data.gather.table import TableColumns
     from clipctl.output import say, say_json, size
 
     smaller = resize_option(resize, resize_mode, quality)

@@ -10,8 +10,8 @@ from clipctl.commands.data.options import IndexName, Threads, Url, progress_line
 from clipctl.commands.options import Json
 
 if TYPE_CHECKING:
-    from clip_trainer.data.index_rules import SampleRules
-    from clip_trainer.data.index_update import IndexUpdate
+    from clip_trainer.data.index.rules import SampleRules
+    from clip_trainer.data.index.update import IndexUpdate
 
 
 def index(
@@ -51,8 +51,8 @@ def index(
     Shards that are unchanged since they were indexed are not read again. The rules for the samples to list are kept in
     the index: run without any of them, it keeps those it has.
     """
-    from clip_trainer.data.index_rules import parse_where
-    from clip_trainer.data.index_update import IndexOptions, index_dataset
+    from clip_trainer.data.index.rules import parse_where
+    from clip_trainer.data.index.update import IndexOptions, index_dataset
     from clipctl.output import say, say_json
 
     rules = _rules(
@@ -75,7 +75,7 @@ def index(
 
 def _rules(**given: Any) -> SampleRules | None:
     """The rules that were given; None if there were none, which keeps those of the index."""
-    from clip_trainer.data.index_rules import SampleRules
+    from clip_trainer.data.index.rules import SampleRules
 
     given = {field: value for field, value in given.items() if value not in (None, ())}
     return SampleRules(**given) if given else None

@@ -58,9 +58,9 @@ def pack(
     from dataclasses import asdict
     from pathlib import Path
 
-    from clip_trainer.data.pack import pack as write
-    from clip_trainer.data.pack_columns import Columns
-    from clip_trainer.data.pack_input import open_input
+    from clip_trainer.data.pack.columns import Columns
+    from clip_trainer.data.pack.input import open_input
+    from clip_trainer.data.pack.pack import pack as write
 
     columns = Columns(
         image=image_column,

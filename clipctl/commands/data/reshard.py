@@ -41,8 +41,8 @@ def reshard(
     """Write the samples of a data set into new shards. Run it again to go on after an interruption."""
     from dataclasses import asdict
 
-    from clip_trainer.data.location import parse_location
-    from clip_trainer.data.reshard import reshard as write
+    from clip_trainer.data.pack.reshard import reshard as write
+    from clip_trainer.data.storage.location import parse_location
 
     remote = parse_location(data).scheme != ""
     options = write_options(samples_per_shard, shard_bytes, workers, on_error, remote=remote)

@@ -10,8 +10,8 @@ def stats(data: Url, name: IndexName = None, json: Json = False) -> None:
     """Say how many samples there are, how large, and what they have. Reads the index only."""
     from dataclasses import asdict
 
-    from clip_trainer.data.index import open_dataset
-    from clip_trainer.data.stats import dataset_stats
+    from clip_trainer.data.check.stats import dataset_stats
+    from clip_trainer.data.index.dataset import open_dataset
     from clipctl.bars import can_draw, terminal_width
     from clipctl.dataview import stats_lines
     from clipctl.output import say, say_json

@@ -22,7 +22,7 @@ def verify(
     """Compare a data set with its index. Exit code 65 if a shard is damaged."""
     from dataclasses import asdict
 
-    from clip_trainer.data.verify import verify_dataset
+    from clip_trainer.data.index.verify import verify_dataset
     from clipctl.contract.errors import ExitCode
     from clipctl.output import say, say_json, size
 

@@ -11,9 +11,9 @@ import typer
 from clipctl.contract.errors import SpecError
 
 if TYPE_CHECKING:
-    from clip_trainer.data.image_resize import Resize, ResizeMode
-    from clip_trainer.data.shard_set import WriteSummary
-    from clip_trainer.data.shard_writer import WriteOptions
+    from clip_trainer.data.writing.image_resize import Resize, ResizeMode
+    from clip_trainer.data.writing.shard_set import WriteSummary
+    from clip_trainer.data.writing.shard_writer import WriteOptions
 
 SamplesPerShard = Annotated[int, typer.Option(min=1, help="Samples in one shard, at most.")]
 ShardBytes = Annotated[
@@ -54,7 +54,7 @@ def write_options(
     samples_per_shard: int, shard_bytes: str | None, workers: int | None, on_error: str, *, remote: bool = False
 ) -> WriteOptions:
     """What the options mean. Raises SpecError."""
-    from clip_trainer.data.shard_writer import WriteOptions
+    from clip_trainer.data.writing.shard_writer import WriteOptions
 
     if on_error not in ("fail", "skip"):
         raise SpecError(f"--on-error {on_error} is not known.", hint="Use fail or skip.")
@@ -69,7 +69,7 @@ def write_options(
 
 def resize_option(size: int | None, mode: str, quality: int) -> Resize | None:
     """How images are made smaller, if they are. Raises SpecError."""
-    from clip_trainer.data.image_resize import Resize
+    from clip_trainer.data.writing.image_resize import Resize
 
     if mode not in ("shortest", "longest", "crop"):
         raise SpecError(f"--resize-mode {mode} is not known.", hint="Use shortest, longest or crop.")

@@ -1,9 +1,14 @@
 """Data: shards in storage, their index, the order in which they are read, and batches of them.
 
-The parts, from storage to batch: `location` (what `data.train` may be), `source` (bytes from paths and URLs), `tar`
-and `grouping` (the shard format), `index` (what is in the shards), `samples` (what a set of samples is: an index, a
-`table`, `synthetic` ones, several `joined`) and `opening` (from run.yaml to one), `order` with `lanes` (each sample
-once an epoch) and `resampling` (drawn by weights), `reader` (one sample), `captions` (one of its texts), `loader` and
-`eval_stream` (batches). `pack`, `reshard` and `gather` write shards. Only the loaders import torch; the command line
-uses the others without it.
+From the bottom up, each using only what stands above it:
+
+- `storage`: bytes from disks, S3, web servers; `location` is what a user may name
+- `shards`: the tar format, and the samples in it
+- `index`: what is in the shards; `dataset` opens them, `reader` reads a sample and verifies it
+- `writing`: new shards
+- `sample_set` (the protocol) and `samples`: what a run can train on: indexed shards, tables, made-up ones, several in a
+  row; `opening` is the way from run.yaml to one
+- `order`: which sample when; `lanes` (each once an epoch), `resampling` (drawn by weights)
+- `loading`: batches; the only part that imports torch
+- `pack`, `gather`, `check`, `bench`: the commands of `clipctl data`
 """

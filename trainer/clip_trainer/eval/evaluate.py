@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from clip_trainer.data.eval_stream import EvalStream
-from clip_trainer.data.joined import JoinedSamples
+from clip_trainer.data.loading.eval_stream import EvalStream
+from clip_trainer.data.samples.joined import JoinedSamples
 from clip_trainer.eval.encoder import CHUNK, Encoder
 from clip_trainer.eval.folder import FolderStream, Labelled, scan
 from clip_trainer.eval.prompts import resolve_classes, resolve_templates

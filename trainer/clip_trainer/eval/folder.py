@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from clip_trainer.data.batch import Replacement
-from clip_trainer.data.eval_stream import EvalChunk
-from clip_trainer.data.location import parse_location
+from clip_trainer.data.loading.batch import Replacement
+from clip_trainer.data.loading.eval_stream import EvalChunk
+from clip_trainer.data.storage.location import parse_location
 from clip_trainer.vision import UndecodableImage, decode_image
 from clip_trainer.vision.decode import Pixels
 from clipctl.contract.errors import CorruptError, MissingError, PermissionDeniedError, SpecError

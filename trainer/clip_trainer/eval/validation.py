@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from clip_trainer.data.eval_stream import EvalChunk
+from clip_trainer.data.loading.eval_stream import EvalChunk
 from clip_trainer.eval.encoder import Encoder
 from clip_trainer.eval.pair_loss import validation_losses
 from clip_trainer.eval.ranking import Rows

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from clip_trainer.data.batch import Replacement
-from clip_trainer.data.eval_stream import EvalChunk
+from clip_trainer.data.loading.batch import Replacement
+from clip_trainer.data.loading.eval_stream import EvalChunk
 from clip_trainer.eval.classifier import build_zero_shot_classifier
 from clip_trainer.eval.encoder import Encoder
 from clip_trainer.eval.prompts import Template

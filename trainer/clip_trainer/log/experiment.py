@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.eval.frequency import only_by_epoch
 from clip_trainer.log.channel import Channel, Log
 from clip_trainer.log.scalars import evaluation_scalars, train_scalars

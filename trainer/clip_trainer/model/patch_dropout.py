@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clip_trainer.data.prp import U64, derive
+from clip_trainer.data.order.prp import U64, derive
 
 
 class PatchDropout(nn.Module):

@@ -15,7 +15,7 @@ from clip_trainer.pretrained.settings import FetchSettings
 from clipctl.contract.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from clip_trainer.data.source import ObjectInfo
+    from clip_trainer.data.storage.source import ObjectInfo
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _STORE_CHUNK = 8 << 20
@@ -102,9 +102,9 @@ class StoreOrigin:
     """
 
     def __init__(self, url: str, settings: FetchSettings) -> None:
-        from clip_trainer.data.location import Location
-        from clip_trainer.data.retry import RetryPolicy
-        from clip_trainer.data.source import open_source
+        from clip_trainer.data.storage.location import Location
+        from clip_trainer.data.storage.retry import RetryPolicy
+        from clip_trainer.data.storage.source import open_source
 
         if settings.offline:
             raise offline_error(url)

@@ -6,9 +6,9 @@ import sys
 from dataclasses import asdict
 from functools import partial
 
-from clip_trainer.data.activity import Stall
-from clip_trainer.data.captions import any_caption, weighted_caption
-from clip_trainer.data.loader import BatchLoader
+from clip_trainer.data.loading.activity import Stall
+from clip_trainer.data.loading.loader import BatchLoader
+from clip_trainer.data.samples.captions import any_caption, weighted_caption
 from clip_trainer.text import LoaderTokenizer, tokenizer_folder
 from clip_trainer.train.run import Run
 from clip_trainer.vision import UndecodableImage, decode_image

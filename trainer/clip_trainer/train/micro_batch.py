@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from clip_trainer.data.batch import Batch
-from clip_trainer.data.prp import U64, derive
+from clip_trainer.data.loading.batch import Batch
+from clip_trainer.data.order.prp import U64, derive
 
 _LENGTH_MULTIPLE = 8
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.loss import (
     DistillationLoss,
     Features,

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any
 
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.train.run import Run
 from clip_trainer.train.sources import record_sources
 from clip_trainer.train.step import StepResult

@@ -15,8 +15,8 @@ from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.config import RunConfig
-from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.order import Order
+from clip_trainer.data.order.base import Order
+from clip_trainer.data.samples.joined import JoinedSamples
 from clip_trainer.elastic.progress import report_progress
 from clip_trainer.model import ClipModel, get_precision
 from clip_trainer.optim import LossScaler, Schedule

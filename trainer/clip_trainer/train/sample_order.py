@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.lanes import SampleOrder
-from clip_trainer.data.order import Order
-from clip_trainer.data.pools import WeightedSource, pools_of
-from clip_trainer.data.resampling import ResampledOrder
+from clip_trainer.data.order.base import Order
+from clip_trainer.data.order.lanes import SampleOrder
+from clip_trainer.data.order.pools import WeightedSource, pools_of
+from clip_trainer.data.order.resampling import ResampledOrder
+from clip_trainer.data.samples.joined import JoinedSamples
 from clipctl.contract.spec import RunSpec, lane_count
 
 

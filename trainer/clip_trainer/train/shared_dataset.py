@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.opening import Opener, describe, opener_of
-from clip_trainer.data.samples import SampleSet
+from clip_trainer.data.sample_set import SampleSet
+from clip_trainer.data.samples.joined import JoinedSamples
+from clip_trainer.data.samples.opening import Opener, describe, opener_of
 from clip_trainer.train.build import image_size_of
 from clip_trainer.train.group import Group
 from clipctl.contract.sections import ColumnsSection, SourceSection

@@ -6,9 +6,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from clip_trainer.data.batch import Batch
-from clip_trainer.data.joined import JoinedSamples
-from clip_trainer.data.order import I64
+from clip_trainer.data.loading.batch import Batch
+from clip_trainer.data.order.base import I64
+from clip_trainer.data.samples.joined import JoinedSamples
 from clip_trainer.train.run import Run
 from clipctl.contract import metric_names
 

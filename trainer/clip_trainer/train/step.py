@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_trainer.data.batch import Batch
+from clip_trainer.data.loading.batch import Batch
 from clip_trainer.optim import LossScaler, clamp_logit_scale, clip_gradient_norm, set_learning_rate
 from clip_trainer.train.group import Group
 from clip_trainer.train.guard import Guard

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clip_trainer.data.prp import derive_key, mix64
+from clip_trainer.data.order.prp import derive_key, mix64
 from clip_trainer.vision.augmentation import ERASED_AREA, ERASED_RATIO
 from clip_trainer.vision.color import ADJUSTMENTS, JitterRanges, to_gray
 from clip_trainer.vision.geometry import Crop, KeyedStream

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from clip_trainer.data.location import parse_location
-from clip_trainer.data.source import open_source
+from clip_trainer.data.storage.location import parse_location
+from clip_trainer.data.storage.source import open_source
 from clip_trainer.eval.prompts.imagenet import (
     IMAGENET_CLASSNAMES,
     OPENAI_IMAGENET_TEMPLATES,

@@ -1,0 +1,1 @@
+"""`clipctl data bench`: how fast a data set loads, stage by stage."""

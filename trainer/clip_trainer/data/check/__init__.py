@@ -1,0 +1,1 @@
+"""`clipctl data check` and `stats`: what is in a data set."""

@@ -1,0 +1,1 @@
+"""`clipctl data gather`: a table of addresses becomes shards."""

@@ -1,0 +1,1 @@
+"""Which sample comes when: keyed orders that do not depend on the number of workers."""

@@ -1,0 +1,1 @@
+"""`clipctl data pack`: images and captions become shards."""

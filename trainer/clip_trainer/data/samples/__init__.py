@@ -1,0 +1,1 @@
+"""Sets of samples, of every kind that a run can train on."""

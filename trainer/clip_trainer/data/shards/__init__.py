@@ -1,0 +1,1 @@
+"""Shards: the tar format and the samples in it."""

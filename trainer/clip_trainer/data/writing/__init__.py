@@ -1,0 +1,1 @@
+"""Writing shards: always the same bytes, and an interruption cannot spoil them."""
