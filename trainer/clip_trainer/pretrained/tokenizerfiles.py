@@ -67,7 +67,7 @@ def clip_tokenizer_files() -> dict[str, bytes]:
         "errors": "replace",
         "model_max_length": 77,
     }
-    table = "#version: 0.2\n" + "".join(f"{first} {second}\n" for first, second in merges)
+    table = "#version: 0.2\n" + "".join(f"{pair}\n" for pair in merges)
     return {
         "vocab.json": json.dumps(ids, ensure_ascii=False).encode(),
         "merges.txt": table.encode(),

@@ -15,7 +15,11 @@ WORD_END = "</w>"
 CLIP_MERGES = 49_152 - 256 - 2
 """Merges in CLIP's vocabulary: 49,152 symbols less the bytes and the two special tokens."""
 
-Pair = tuple[str, str]
+Pair = str
+"""Two symbols with a space between them, as they stand in a table.
+
+No tuple: 49,000 new objects would set the garbage collector going, which takes a tenth of a second beside torch.
+"""
 
 
 @lru_cache(maxsize=1)
@@ -51,15 +55,14 @@ def read_merges(path: str | Path | None = None) -> tuple[Pair, ...]:
         lines = text.rstrip("\n").split("\n")[1 : CLIP_MERGES + 1]
     if any(line.count(" ") != 1 for line in lines):
         raise ValueError(f"{path} is no merge table: a line has not exactly two symbols")
-    firsts, _, seconds = zip(*(line.partition(" ") for line in lines), strict=True)
-    return tuple(zip(firsts, seconds, strict=True))
+    return tuple(lines)
 
 
 def vocabulary(merges: tuple[Pair, ...]) -> list[str]:
     """Symbols by token id: bytes, bytes that end a word, merged symbols (in the order CLIP numbers them)."""
     # Printable bytes come first in CLIP's numbering, then the shifted ones.
     singles = sorted(byte_symbols(), key=lambda symbol: (ord(symbol) >= 256, ord(symbol)))
-    return [*singles, *(symbol + WORD_END for symbol in singles), *(first + second for first, second in merges)]
+    return [*singles, *(symbol + WORD_END for symbol in singles), *(pair.replace(" ", "") for pair in merges)]
 
 
 def merge_word(symbols: list[str], ranks: Mapping[Pair, int]) -> list[str]:
@@ -81,7 +84,7 @@ def merge_word(symbols: list[str], ranks: Mapping[Pair, int]) -> list[str]:
         if left < 0 or following[left] >= size:
             return None
         first, second = parts[left], parts[following[left]]
-        return None if first is None or second is None else ranks.get((first, second))
+        return None if first is None or second is None else ranks.get(f"{first} {second}")
 
     heap = [(rank, left) for left in range(size - 1) if (rank := rank_at(left)) is not None]
     heapq.heapify(heap)

@@ -42,7 +42,6 @@ class SimpleTokenizer:
         self.context_length = context_length
         self.clean_fn = self.bpe.clean
         self.encoder = self.bpe.ids
-        self.bpe_ranks = self.bpe.ranks
         self.vocab_size = self.bpe.vocab_size
         self.sot_token_id = self.bpe.sot_id
         self.eot_token_id = self.bpe.eot_id
@@ -52,6 +51,11 @@ class SimpleTokenizer:
             from clip_trainer.text.reduction import get_reduction_mask_fn
 
             self.reduction_fn = get_reduction_mask_fn(reduction_mask)
+
+    @cached_property
+    def bpe_ranks(self) -> dict[tuple[str, str], int]:
+        """Rank of each pair of symbols in the merge table."""
+        return {(pair.partition(" ")[0], pair.partition(" ")[2]): rank for pair, rank in self.bpe.ranks.items()}
 
     @cached_property
     def decoder(self) -> dict[int, str]:
