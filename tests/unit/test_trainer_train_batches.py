@@ -12,6 +12,7 @@ from clip_testkit import smalltokenizers
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import write_dataset
 from clip_trainer.data.index.dataset import open_dataset
+from clip_trainer.data.index.reader import ShardReader
 from clip_trainer.data.loading import loader as loader_module
 from clip_trainer.data.order.lanes import SampleOrder
 from clip_trainer.text import BpeTokenizer, HFTokenizer
@@ -20,6 +21,7 @@ from clip_trainer.train.batches import open_loader
 from clip_trainer.train.events import EventLog
 from clip_trainer.vision import Preprocess, transforms_for
 from clipctl.contract.errors import UnavailableError
+from clipctl.contract.sections import quantity_bytes
 
 COUNTS = [6, 6]
 
@@ -161,3 +163,24 @@ def test_the_memory_of_run_yaml_bounds_what_is_made_ahead(dataset):
     with open_loader(run_of(dataset, "data.memory=1k", "data.prefetch_batches=50")) as loader:
         next(loader)
         assert loader.snapshot()["memory_peak_bytes"] < 4 << 20
+
+
+@pytest.mark.parametrize(("memory", "by_block"), [("2Gi", True), ("1k", False)])
+def test_the_memory_of_run_yaml_decides_how_remote_shards_are_read(dataset, memory, by_block):
+    hints = []
+
+    class Watched:
+        remote = True
+
+        def __getattr__(self, name):
+            return getattr(dataset, name)
+
+        def open_reader(self, given):
+            hints.append(given)
+            return dataset.open_reader(given)
+
+    with open_loader(run_of(Watched(), f"data.memory={memory}")) as loader:
+        assert len(next(loader).sample_ids)
+    assert [given.cache_bytes for given in hints] == [quantity_bytes(memory)]
+    far = SimpleNamespace(base="far", remote=True)
+    assert ShardReader(far, dataset.index, hints[0]).by_block == by_block

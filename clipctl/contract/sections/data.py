@@ -116,7 +116,8 @@ class DataSection(Section):
     """Batches decoded ahead per rank. Default 2: hides one slow read without holding much memory."""
 
     memory: Quantity = "2Gi"
-    """Memory for what is read, decoded and waits for its step, per rank. Default 2Gi; it lowers `prefetch_batches`."""
+    """Memory for what is read, decoded and waits for its step, per rank; and as much again for blocks of remote shards.
+    Default 2Gi. Less lowers `prefetch_batches`, and makes every remote sample a request of its own."""
 
     cache: CacheSection | None = None
     """Keep blocks of remote shards on a local disk. Default: no."""

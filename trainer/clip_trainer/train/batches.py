@@ -18,6 +18,7 @@ from clipctl.contract.sections import quantity_bytes
 def open_loader(run: Run) -> BatchLoader:
     """The rank's batches from the current position to the end of the run."""
     spec, transforms = run.spec, run.transforms
+    memory = quantity_bytes(spec.data.memory)
     return BatchLoader(
         run.dataset,
         run.order,
@@ -32,7 +33,8 @@ def open_loader(run: Run) -> BatchLoader:
         stop_position=run.total_steps * spec.train.global_batch,
         threads=spec.data.threads,
         prefetch_batches=spec.data.prefetch_batches,
-        memory_bytes=quantity_bytes(spec.data.memory),
+        cache_bytes=memory,
+        memory_bytes=memory,
         undecodable=(UndecodableImage,),
         choose_caption=weighted_caption(spec.data.captions) if spec.data.captions else any_caption,
         pin_memory=run.group.device.type == "cuda",
