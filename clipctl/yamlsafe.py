@@ -292,6 +292,8 @@ def _syntax_problem(error: yaml.YAMLError, source: str) -> Problem:
         mark = error.problem_mark or error.context_mark
         position = Position(source, mark.line + 1, mark.column + 1) if mark else Position(source, 1, 1)
         text = error.problem or error.context or "not YAML"
+        if "maximum nesting depth" in text:  # newer parsers look so far ahead that they stop before we do
+            return Problem(position, "", f"nested deeper than {MAX_DEPTH} levels")
         context = f" ({error.context})" if error.context and error.context != text else ""
         tabs = "; indent with spaces, not tabs" if "cannot start any token" in text else ""
         return Problem(position, "", f"{text}{context}{tabs}")

@@ -187,7 +187,13 @@ class TestCommand:
         (request,) = asked
         assert request["model"].startswith("local-dir:")
         assert (request["pretrained"], request["precision"], request["processes"]) == (None, "fp32", 2)
-        assert request["eval"]["retrieval"] == {"data": "pairs", "captions": "all", "loss_batch": 32, "every": None}
+        assert request["eval"]["retrieval"] == {
+            "data": "pairs",
+            "columns": None,
+            "captions": "all",
+            "loss_batch": 32,
+            "every": None,
+        }
         head, _, loss, samples = capsys.readouterr().out.splitlines()
         assert head == f"{root} step-00000006.inc-000002 on 1 x cpu, fp32"
         assert loss.split() == ["retrieval", "clip_val_loss", "2.5000"]
