@@ -47,6 +47,17 @@ def test_the_result_as_json(run, data):
     assert len(found["digest"]) == len(found["identity"]) == 32
 
 
+def test_rules_stay_until_every_sample_is_wanted(run, data):
+    assert run("index", data, "--min-caption", 11)[0] == ExitCode.MISSING
+    (data / "more.tar").write_bytes(tar_bytes(sample_members(77, captions=["a longer caption"])))
+    assert "1 samples in" in run("index", data, "--min-caption", 11)[1]
+    assert "1 samples in" in run("index", data)[1]
+    assert "9 samples in" in run("index", data, "--all-samples")[1]
+    code, _, err = run("index", data, "--all-samples", "--min-caption", 11)
+    assert code == ExitCode.USAGE
+    assert "--all-samples" in err
+
+
 def test_every_rule_has_its_option(run, data):
     (data / "s.tar").write_bytes(
         tar_bytes(

@@ -22,10 +22,7 @@ def index(
         typer.Option(metavar="image|caption|class", help="Only samples that have this. Repeatable."),
     ] = None,
     min_side: Annotated[int | None, typer.Option(min=1, help="Least width and height of the image, pixels.")] = None,
-    max_aspect: Annotated[
-        float | None,
-        typer.Option(min=1, help="Greatest ratio of its longer to its shorter side."),
-    ] = None,
+    max_aspect: Annotated[float | None, typer.Option(min=1, help="Greatest ratio of longer to shorter side.")] = None,
     min_caption: Annotated[int | None, typer.Option(min=1, help="Least length of every caption, characters.")] = None,
     max_caption: Annotated[
         int | None, typer.Option(min=1, help="Greatest length of every caption, characters.")
@@ -41,6 +38,9 @@ def index(
             help="A key or suffix that comes again: refuse (default), or begin a new sample as OpenCLIP does.",
         ),
     ] = None,
+    all_samples: Annotated[
+        bool, typer.Option("--all-samples", help="List every sample: forget the rules that the index has.")
+    ] = False,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Leave damaged shards out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Read every shard, the unchanged ones too.")] = False,
     threads: Threads = 4,
@@ -56,6 +56,7 @@ def index(
     from clipctl.output import say, say_json
 
     rules = _rules(
+        all_samples,
         needs=tuple(need or ()),
         min_side=min_side,
         max_aspect=max_aspect,
@@ -73,12 +74,15 @@ def index(
         say("\n".join(_lines(update)))
 
 
-def _rules(**given: Any) -> SampleRules | None:
+def _rules(all_samples: bool, **given: Any) -> SampleRules | None:
     """The rules that were given; None if there were none, which keeps those of the index."""
     from clip_trainer.data.index.rules import SampleRules
+    from clipctl.contract.errors import SpecError
 
     given = {field: value for field, value in given.items() if value not in (None, ())}
-    return SampleRules(**given) if given else None
+    if given and all_samples:
+        raise SpecError("--all-samples lists every sample, and a rule leaves some out.", hint="Give one or the other.")
+    return SampleRules(**given) if given or all_samples else None
 
 
 def _summary(update: IndexUpdate) -> dict[str, Any]:
