@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = {
     "logs": "Print the logs of a run's workers.",
     "stop": "Stop a run after a checkpoint; submitting it again resumes it.",
     "delete": "Remove a run; its checkpoints stay.",
-    "checkpoints": "List, verify and export checkpoints.",
+    "checkpoints": "List, inspect, verify, compare, export, prune checkpoints.",
     "data": "Pack, index and verify data sets.",
     "eval": "Measure a model: zero-shot accuracy, retrieval, loss.",
     "convert": "Write the run.yaml for an OpenCLIP training command.",

@@ -9,15 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipctl.contract.commits import read_commit, read_manifest, read_object
+from clipctl.checkpointtensors import read_part
+from clipctl.contract.commits import read_commit, read_manifest
 from clipctl.contract.errors import CannotCreateError, CorruptError
 from clipctl.contract.layout import CheckpointId
+from clipctl.contract.safetensors_header import described
 from clipctl.contract.store import ObjectStore
-from clipctl.safetensorsfile import merge, write_chunks
+from clipctl.safetensorsfile import write_chunks
 
 WEIGHTS = "open_clip_model.safetensors"
 CONFIG = "open_clip_config.json"
-_AVERAGED, _WEIGHTS = "average-", "weights-"
+_AVERAGED, _WEIGHTS = "average", "weights"
 
 
 def export(store: ObjectStore, checkpoint: CheckpointId, directory: str, *, averaged: bool = True) -> tuple[Path, Path]:
@@ -41,14 +43,12 @@ def export(store: ObjectStore, checkpoint: CheckpointId, directory: str, *, aver
     for path in (weights, config):
         if path.exists():
             raise CannotCreateError(f"{path} exists already.", hint="Choose another directory, or remove it.")
-    manifest = read_manifest(store, read_commit(store, checkpoint))
+    manifest = described(store, checkpoint, read_manifest(store, read_commit(store, checkpoint)))
     content = manifest.state.get("open_clip_config")
-    averages = averaged and any(stored.name.startswith(_AVERAGED) for stored in manifest.objects)
-    part = _AVERAGED if averages else _WEIGHTS
-    shards = [stored for stored in manifest.objects if stored.name.startswith(part)]
-    if not shards or not isinstance(content, dict):
+    part = _AVERAGED if averaged and manifest.objects_of(_AVERAGED) else _WEIGHTS
+    if not manifest.objects_of(part) or not isinstance(content, dict):
         raise CorruptError(f"checkpoint {checkpoint} holds no exportable weights.")
-    tensors = merge((stored.name, read_object(store, checkpoint, stored)) for stored in shards)
+    tensors = read_part(store, checkpoint, manifest, part)
     try:
         target.mkdir(parents=True, exist_ok=True)
         _write(weights, write_chunks(tensors, {"format": "pt", "quick_gelu": _quick_gelu(content)}))

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from clipctl import torchfile
-from clipctl.contract.commits import Manifest, read_commit, read_manifest, read_object
+from clipctl.checkpointtensors import read_part
+from clipctl.contract.commits import Manifest, read_commit, read_manifest
 from clipctl.contract.errors import CannotCreateError, CorruptError, SpecError
 from clipctl.contract.layout import CheckpointId
+from clipctl.contract.safetensors_header import described
 from clipctl.contract.store import ObjectStore
-from clipctl.safetensorsfile import Tensor, merge
+from clipctl.safetensorsfile import Tensor
 
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 _ADAMW = {
@@ -39,15 +41,15 @@ def export_training(store: ObjectStore, checkpoint: CheckpointId, directory: str
         SpecError: OpenCLIP has no form for the optimiser's state.
         CannotCreateError: the file exists already or cannot be written.
     """
-    manifest = read_manifest(store, read_commit(store, checkpoint))
-    described = manifest.state.get("open_clip_training")
-    if not isinstance(described, dict):
+    manifest = described(store, checkpoint, read_manifest(store, read_commit(store, checkpoint)))
+    training = manifest.state.get("open_clip_training")
+    if not isinstance(training, dict):
         raise SpecError(
             f"OpenCLIP has no form for the optimiser state of checkpoint {checkpoint}.",
             hint="Only runs with train.optimizer adamw can be continued there. Export the weights alone instead.",
         )
-    weights, optimizer = (_tensors(store, checkpoint, manifest, part) for part in ("weights-", "optimizer-"))
-    epochs = float(described["epochs"])
+    weights, optimizer = (_tensors(store, checkpoint, manifest, part) for part in ("weights", "optimizer"))
+    epochs = float(training["epochs"])
     path = Path(directory) / f"epoch_{int(epochs + 1e-9)}.pt"
     if path.exists():
         raise CannotCreateError(f"{path} exists already.", hint="Choose another directory, or remove it.")
@@ -55,7 +57,7 @@ def export_training(store: ObjectStore, checkpoint: CheckpointId, directory: str
         "epoch": int(epochs + 1e-9),
         "name": str(manifest.state.get("run", "clipctl")),
         "state_dict": weights,
-        "optimizer": _optimizer(described, {**_scalars(manifest), **optimizer}),
+        "optimizer": _optimizer(training, {**_scalars(manifest), **optimizer}),
         "quick_gelu": bool(manifest.state["open_clip_config"]["model_cfg"].get("quick_gelu", False)),
     }
     try:
@@ -69,10 +71,9 @@ def export_training(store: ObjectStore, checkpoint: CheckpointId, directory: str
 
 
 def _tensors(store: ObjectStore, checkpoint: CheckpointId, manifest: Manifest, part: str) -> dict[str, Tensor]:
-    stored = [entry for entry in manifest.objects if entry.name.startswith(part)]
-    if not stored:
-        raise CorruptError(f"checkpoint {checkpoint} holds no {part[:-1]}.")
-    return merge((entry.name, read_object(store, checkpoint, entry)) for entry in stored)
+    if not manifest.objects_of(part):
+        raise CorruptError(f"checkpoint {checkpoint} holds no {part}.")
+    return read_part(store, checkpoint, manifest, part)
 
 
 def _scalars(manifest: Manifest) -> dict[str, Tensor]:

@@ -36,6 +36,8 @@ class CheckpointSummary:
     world_size: int
     bytes_total: int
     created_at: float
+    parent: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def summaries(store: ObjectStore) -> Iterator[CheckpointSummary | tuple[str, Cli
             world_size=record.world_size,
             bytes_total=record.bytes_total,
             created_at=record.created_at,
+            parent=record.parent,
+            metrics=record.metrics,
         )
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from clipctl.contract.errors import MissingError, SpecError
-from clipctl.contract.layout import CheckpointId, parse_checkpoint_id
+from clipctl.contract.errors import MissingError
+from clipctl.contract.retention import KeepPolicy
 from clipctl.contract.store import ObjectStore, open_store
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run stores things, and the plain environment its storage needs."""
+    """Where a run stores things, the plain environment its storage needs, and what its run.yaml says to keep."""
 
     run_root: str
     environment: dict[str, str] = field(default_factory=dict)
+    keep: KeepPolicy | None = None
 
     def open(self) -> ObjectStore:
         """The run's store; missing variables are set for the rest of this process.
@@ -35,7 +36,7 @@ def find(target: str, namespace: str | None = None, context: str | None = None) 
 
         spec = load_spec(target)
         environment = {name: value for name, value in spec.env.items() if name.startswith("AWS_")}
-        return Target(spec.root, environment)
+        return Target(spec.root, environment, spec.checkpoint.keep_policy)
     if "/" in target or os.path.isdir(target):
         return Target(target.rstrip("/"))
     from clipctl.backends.choose import backend_of
@@ -44,14 +45,3 @@ def find(target: str, namespace: str | None = None, context: str | None = None) 
     if not status.run_root:
         raise MissingError(f"run {target} does not say where its storage is.", hint="Give the URL of its root.")
     return Target(status.run_root, dict(status.storage_env))
-
-
-def parse_id(text: str) -> CheckpointId:
-    """A checkpoint id as `checkpoints ls` prints it. Raises `SpecError` for anything else."""
-    checkpoint = parse_checkpoint_id(text)
-    if checkpoint is None:
-        raise SpecError(
-            f"{text[:80]!a} is not the id of a checkpoint.",
-            hint="As `clipctl checkpoints ls` prints it: step-00000100.inc-000001.",
-        )
-    return checkpoint

@@ -17,6 +17,7 @@ _WRONG_TYPE = {
     "int_from_float": "a whole number",
     "int_type": "a whole number",
     "list_type": "a list",
+    "model_type": "a mapping with fields",
     "string_type": "text",
     "tuple_type": "a list",
 }
@@ -48,9 +49,11 @@ def _split(
     """Where the value is, the choice that is spoken of, and the place inside the value."""
     current = data
     for index, step in enumerate(location):
-        # In a mapping a step may be a field; names of types such as `tuple[...]` and `constrained-str` are none.
+        # In a mapping a step may be a field; names of types such as `tuple[...]`, `constrained-str` and `KeepSection`
+        # are none.
         names_a_choice = isinstance(step, str) and (
-            not isinstance(current, dict) or (step not in current and not step.isidentifier())
+            not isinstance(current, dict)
+            or (step not in current and (not step.isidentifier() or step.endswith("Section")))
         )
         if names_a_choice and step != "[key]":
             return location[:index], str(step), location[index + 1 :]

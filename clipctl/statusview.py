@@ -113,6 +113,10 @@ def _progress(status: RunStatus, progress: Progress, now: float) -> list[tuple[s
         rows.append(("World size", str(progress.world_size)))
     if progress.goodput is not None:
         rows.append(("Goodput", f"{100 * progress.goodput:.1f}%"))
+    if progress.recoveries:
+        changes = ", ".join(f"{count} {rung}" for rung, count in progress.recoveries.items())
+        lost = sum((progress.lost_seconds or {}).values())
+        rows.append(("Recoveries", f"{changes} ({duration(lost)} lost)" if lost >= 1 else changes))
     if progress.updated_at is not None and status.state == STATE_RUNNING and now - progress.updated_at > _STALE_SECONDS:
         rows.append(("Reported", f"{age(progress.updated_at, now)} ago"))
     return rows

@@ -15,6 +15,7 @@ from kubernetes.config.config_exception import ConfigException
 from clipctl.apply.failures import translate
 from clipctl.apply.kinds import KINDS, Kind
 from clipctl.contract.errors import ClipError, ClusterConfigError, MissingError, SpecError
+from clipctl.contract.failpoints import failpoint
 
 FIELD_MANAGER = "clipctl"
 CONNECT_SECONDS = 5
@@ -59,6 +60,7 @@ class Cluster:
 
     def apply(self, item: Object, *, dry_run: bool = False) -> Object:
         """Create or update one object by server-side apply; with `dry_run` the server only checks it."""
+        failpoint("cli.apply")
         query: dict[str, Any] = {"fieldManager": FIELD_MANAGER, "force": "true"}
         if dry_run:
             query["dryRun"] = "All"

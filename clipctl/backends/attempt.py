@@ -1,4 +1,4 @@
-"""One attempt of a local run: its launchers and their rendezvous store, restarted as long as their budget lasts."""
+"""One attempt of a local run: its launchers and their coordinator, restarted as long as their budget lasts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from clipctl.contract.spec import RunSpec
 
 FINISH_SECONDS = 90.0
 """Longest time for the other launchers to end once one says that the run is complete."""
-STORE_RESTARTS = 10
-"""Restarts of the rendezvous store before the attempt counts as failed; it may have lost its port."""
+COORDINATOR_RESTARTS = 10
+"""Restarts of the coordinator before the attempt counts as failed; it may have lost its port."""
 _KILL_SECONDS = 10.0
 
 
@@ -65,21 +65,21 @@ class Attempt:
     clock: Callable[[], float]
     port: int | None = None
     _pods: list[_Pod] = field(default_factory=list)
-    _store: Process | None = None
-    _store_restarts: int = 0
+    _coordinator: Process | None = None
+    _coordinator_restarts: int = 0
     _complete_at: float | None = None
 
     def start(self) -> None:
-        """Start the store and all launchers; they wait for each other."""
+        """Start the coordinator and all launchers; they wait for each other."""
         self.port = self.processes.free_port()
-        self._store = self.processes.start_store(self.port)
+        self._coordinator = self.processes.start_coordinator(self.port)
         self._pods = [_Pod(index) for index in range(self.spec.scale.nodes.max)]
         for pod in self._pods:
             self._launch(pod)
 
     def tick(self) -> Verdict | None:
         """Look at every process and act on what has ended; the verdict once the attempt is over."""
-        lost = self._look_after_store()
+        lost = self._look_after_coordinator()
         if lost is not None:
             return lost
         for pod in self._pods:
@@ -137,23 +137,23 @@ class Attempt:
         for pod in self._pods:
             if pod.running and pod.process is not None:
                 localpods.end(pod.process, _KILL_SECONDS)
-        if self._store is not None and self._store.poll() is None:
-            localpods.end(self._store, _KILL_SECONDS)
+        if self._coordinator is not None and self._coordinator.poll() is None:
+            localpods.end(self._coordinator, _KILL_SECONDS)
 
     def _launch(self, pod: _Pod) -> None:
         assert self.port is not None
         pod.process = self.processes.start_pod(pod.index, self.number, self.port)
         pod.started_at, pod.start_again_at = self.clock(), None
 
-    def _look_after_store(self) -> Verdict | None:
-        if self._store is None or self._store.poll() is None:
+    def _look_after_coordinator(self) -> Verdict | None:
+        if self._coordinator is None or self._coordinator.poll() is None:
             return None
-        if self._store_restarts >= STORE_RESTARTS:
-            message = f"the rendezvous store ends again and again (exit code {self._store.poll()})"
+        if self._coordinator_restarts >= COORDINATOR_RESTARTS:
+            message = f"the coordinator ends again and again (exit code {self._coordinator.poll()})"
             return Verdict(PodEnd(ExitCode.UNAVAILABLE, names.CAUSE_INFRASTRUCTURE, message))
-        self._store_restarts += 1
+        self._coordinator_restarts += 1
         assert self.port is not None
-        self._store = self.processes.start_store(self.port)
+        self._coordinator = self.processes.start_coordinator(self.port)
         return None
 
     def _look_after(self, pod: _Pod) -> Verdict | None:

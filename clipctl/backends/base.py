@@ -68,6 +68,10 @@ class Progress:
     updated_at: float | None = None
     state: str | None = None
     goodput: float | None = None
+    recoveries: dict[str, float] | None = None
+    """Changes of the worker group that training went on from, by rung of the recovery ladder."""
+    lost_seconds: dict[str, float] | None = None
+    """What they have cost, by rung."""
 
     @classmethod
     def from_json(cls, data: bytes) -> Progress:
@@ -84,6 +88,10 @@ class Progress:
 def _typed(value: Any, annotation: str) -> Any:
     if annotation.startswith("str"):
         return value if isinstance(value, str) else None
+    if annotation.startswith("dict"):
+        if not isinstance(value, dict):
+            return None
+        return {str(key): number for key, number in value.items() if isinstance(number, (int, float))}
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if annotation.startswith("int"):

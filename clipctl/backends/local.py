@@ -1,4 +1,4 @@
-"""Runs on this machine: the same launcher, elastic settings and rendezvous store as on a cluster, in processes."""
+"""Runs on this machine: the same launcher, elastic settings and coordinator as on a cluster, in processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a local run: the rendezvous store and one launcher per node, as the cluster would start them."""
+"""The processes of a local run: the coordinator and one launcher per node, as the cluster would start them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from clipctl.contract.spec import RunSpec
 HOST = "127.0.0.1"
 ENV_PARENT = "CLIPCTL_PARENT_PID"
 """Children with this variable ask the kernel to be killed when their parent, the supervisor, ends."""
-_RENDEZVOUS = "is_host=0,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
-"""As on a cluster, but 3 s instead of 1 s for latecomers: here all launchers start at the same moment and compete for
-the same cores, and one that was killed is back within that time, so the group forms once instead of twice."""
+_RENDEZVOUS = "last_call_timeout=3"
+"""Seconds that the first workers wait for more: longer than on a cluster, because here all of them start at the same
+moment and compete for the same cores, and a group that forms once is better than one that forms twice."""
 
 
 class Process(Protocol):
@@ -59,18 +59,19 @@ class Processes:
         self._environment = {**environment, ENV_PARENT: str(os.getpid()), "PYTHONSAFEPATH": "1"}
         self._worker = worker
 
-    def start_store(self, port: int) -> Process:
-        """Start the rendezvous store on `port`."""
-        command = ["clip_trainer.store_server", "--host", HOST, "--port", str(port)]
-        return self._start(self._directory.path / "logs" / "store.log", command, {})
+    def start_coordinator(self, port: int) -> Process:
+        """Start the coordinator on `port`."""
+        command = ["clip_trainer.coordinator", "--host", HOST, "--port", str(port)]
+        return self._start(self._directory.path / "logs" / "coordinator.log", command, {})
 
     def start_pod(self, index: int, attempt: int, port: int) -> Process:
-        """Start launcher `index` of an attempt, to meet the others at the store on `port`."""
+        """Start launcher `index` of an attempt, whose workers meet the others at the coordinator on `port`."""
         termination = self._directory.termination_file(index)
         termination.unlink(missing_ok=True)
         threads = self._environment.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // self._spec.max_world))
         environment = pod_environment(self._spec, attempt, port, threads)
         environment["CLIPCTL_TERMINATION_LOG"] = str(termination)
+        environment["CLIPCTL_NODE"] = f"worker-{index}"  # the host's name is the same for all of them
         command = ["clip_trainer.launch", str(self._directory.config_file), "--worker", self._worker]
         return self._start(self._directory.pod_log(index), command, environment)
 
@@ -103,7 +104,7 @@ def pod_environment(spec: RunSpec, attempt: int, port: int, threads: str) -> dic
     Args:
         spec: the run.
         attempt: number of the attempt.
-        port: of the rendezvous store.
+        port: of the coordinator.
         threads: of one rank, unless the run's own `env` says otherwise; all ranks share this machine's cores.
     """
     return {
@@ -116,9 +117,7 @@ def pod_environment(spec: RunSpec, attempt: int, port: int, threads: str) -> dic
         "PET_RDZV_ID": names.rendezvous_id(spec.name, spec.digest(), attempt),
         "PET_RDZV_CONF": _RENDEZVOUS,
         "PET_MAX_RESTARTS": str(spec.retry.restarts_in_place),
-        "PET_LOCAL_ADDR": HOST,
         "GLOO_SOCKET_IFNAME": "lo",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         names.ENV_ATTEMPT: str(attempt),
     }
 

@@ -6,7 +6,7 @@ $CLIPCTL_HOME/runs/<name>/
   submission.json    when and from which directory it was submitted (relative paths are relative to that)
   supervisor.json    what the supervisor says: the run's state; written by it alone
   lock               held by the supervisor as long as it lives
-  logs/pod-<i>.log, logs/store.log, logs/supervisor.log
+  logs/pod-<i>.log, logs/coordinator.log, logs/supervisor.log
   pods/<i>.json      termination message of launcher i
 ```
 """

@@ -1,6 +1,6 @@
 """`python -m clipctl.backends.supervisor RUN_DIR`: looks after one local run until it is over.
 
-It plays the parts that kubelet, training-operator and our operator have on a cluster: it starts the rendezvous store
+It plays the parts that kubelet, training-operator and our operator have on a cluster: it starts the coordinator
 and the launchers, restarts what dies, makes new attempts within the budgets, keeps the deadline, and stops on SIGTERM
 after a checkpoint. It imports no torch, and none of its processes outlives it.
 """
@@ -22,6 +22,7 @@ from clipctl.backends.localpolicy import attempt_backoff, give_up_reason
 from clipctl.backends.localstate import RunDirectory, SupervisorState
 from clipctl.contract import names
 from clipctl.contract.errors import ExitCode
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.spec import RunSpec
 
 TICK = 0.2
@@ -83,12 +84,14 @@ class Supervisor:
             verdict = self._one_attempt()
             if verdict is not None:
                 break
+        failpoint("local.finished")
         self._publish(finished_at=self._clock(), **verdict)
         return self._state
 
     def _one_attempt(self) -> dict[str, object] | None:
         """Run one attempt; the final state's fields, or None if there will be another attempt."""
         attempt = Attempt(self._spec, self._state.attempt, self._processes, self._clock)
+        failpoint("local.attempt")
         attempt.start()
         try:
             while (verdict := attempt.tick()) is None:

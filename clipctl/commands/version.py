@@ -12,7 +12,7 @@ def version(json: Json = False) -> None:
     """Print the versions of clipctl, Python and the checkpoint format."""
     import sys
 
-    from clipctl.contract.commits import FORMAT_VERSION
+    from clipctl.contract.manifest import FORMAT_VERSION
     from clipctl.output import say, say_json
     from clipctl.version import version as installed
 

@@ -1,119 +1,47 @@
-"""The checkpoint format that readers trust: manifests of digested objects, and commit records that name them.
+"""Reading checkpoints: which are committed, which of them are intact, and their bytes.
 
-A checkpoint is a set of immutable objects, then a manifest with their digests, then one *commit record* created with
-create-if-absent. Until the record exists the checkpoint does not; a record that exists but whose bytes do not verify
-is rejected visibly and the one before it is used. Nothing here is ever unpickled.
+A checkpoint is a set of immutable objects, then a manifest with their digests (`manifest`), then one *commit record*
+created with create-if-absent (`commit_record`). Until the record exists the checkpoint does not; a record that exists
+but whose bytes do not verify is rejected visibly and the one before it is used. Nothing here is ever unpickled.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from clipctl.contract import layout
-from clipctl.contract.digest import CHUNK_BYTES, canonical_json, chunk_digests, self_digest, sha256_hex
+from clipctl.contract.commit_record import CommitRecord
+from clipctl.contract.digest import chunk_digests, sha256_hex
 from clipctl.contract.errors import ClipError, CorruptError, MissingError
 from clipctl.contract.layout import CheckpointId
+from clipctl.contract.manifest import Manifest, Piece, StoredObject
 from clipctl.contract.store import ObjectStore
+from clipctl.contract.tensor_entry import TensorEntry
 
-FORMAT_VERSION = 1
-_Record = TypeVar("_Record")
+__all__ = [
+    "CommitRecord",
+    "Manifest",
+    "Piece",
+    "Rejection",
+    "StoredObject",
+    "TensorEntry",
+    "all_damaged",
+    "iterate_verified",
+    "latest_target",
+    "list_checkpoints",
+    "newest",
+    "newest_verified",
+    "read_commit",
+    "read_manifest",
+    "read_object",
+    "read_piece",
+    "read_range",
+    "verify",
+]
+
 _Loaded = TypeVar("_Loaded")
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One immutable object of a checkpoint: its key below the checkpoint prefix, its size and chunk digests."""
-
-    name: str
-    size: int
-    xxh3: tuple[str, ...]
-    chunk_bytes: int = CHUNK_BYTES
-
-    @classmethod
-    def of(cls, name: str, data: bytes | memoryview) -> StoredObject:
-        """Describe `data` as it will be stored under `name`."""
-        return cls(name, len(data), tuple(chunk_digests(data)))
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> StoredObject:
-        """From the form it has in a manifest. Raises KeyError, TypeError or ValueError if that is not well-formed."""
-        stored = cls(str(raw["name"]), int(raw["size"]), tuple(raw["xxh3"]), int(raw["chunk_bytes"]))
-        if stored.chunk_bytes < 1 or len(stored.xxh3) != -(-stored.size // stored.chunk_bytes):
-            raise ValueError(f"{stored.name} has {len(stored.xxh3)} chunk digests for {stored.size} bytes")
-        if ".." in stored.name.split("/"):
-            raise ValueError(f"the object name {stored.name!r} leaves the checkpoint")
-        return stored
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint consists of: its objects and the small state that is not a tensor (JSON)."""
-
-    objects: tuple[StoredObject, ...]
-    state: dict[str, Any]
-    version: int = FORMAT_VERSION
-
-    def to_bytes(self) -> bytes:
-        """The manifest as stored; its sha256 goes into the commit record."""
-        return canonical_json(asdict(self))
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        """Parse a manifest whose digest has been checked. Raises `CorruptError`."""
-        raw = _parse(data, "the manifest")
-        try:
-            objects = tuple(StoredObject.from_json(item) for item in raw["objects"])
-            return cls(objects, raw["state"], raw["version"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptError(f"the manifest is not well-formed: {error}.") from error
-
-
-@dataclass(frozen=True)
-class CommitRecord:
-    """The object whose existence makes a checkpoint real."""
-
-    run: str
-    step: int
-    incarnation: int
-    attempt: int
-    samples_consumed: int
-    world_size: int
-    manifest_sha256: str
-    bytes_total: int
-    spec_digest: str
-    training_digest: str
-    parent: str | None
-    created_at: float
-    writer: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    version: int = FORMAT_VERSION
-
-    @property
-    def id(self) -> CheckpointId:
-        """Step and incarnation."""
-        return CheckpointId(self.step, self.incarnation)
-
-    def to_bytes(self) -> bytes:
-        """The record as stored, with a digest over itself."""
-        raw = asdict(self)
-        return canonical_json({**raw, "digest": self_digest(raw)})
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> CommitRecord:
-        """Parse and check a stored record, which must be byte for byte what `to_bytes` wrote. Raises `CorruptError`."""
-        raw = _parse(data, "the commit record")
-        raw.pop("digest", None)
-        record = _construct(cls, raw)
-        try:
-            intact = record.to_bytes() == data
-        except ValueError:  # damage can turn a number into one that JSON does not have
-            intact = False
-        if not intact:
-            raise CorruptError("the commit record does not match its own digest.")
-        return record
 
 
 @dataclass(frozen=True)
@@ -128,6 +56,14 @@ def list_checkpoints(store: ObjectStore) -> list[CheckpointId]:
     """All committed checkpoints, oldest first. LATEST is only a hint for people; commits are the truth."""
     ids = (layout.parse_commit_key(info.key) for info in store.list(layout.COMMITS))
     return sorted(checkpoint for checkpoint in ids if checkpoint is not None)
+
+
+def latest_target(store: ObjectStore) -> CheckpointId | None:
+    """Where LATEST points; None if it does not exist or says nothing sensible."""
+    found = store.read_version(layout.LATEST)
+    if found is None:
+        return None
+    return layout.parse_checkpoint_id(found[0].decode("ascii", "replace").strip())
 
 
 def read_commit(store: ObjectStore, checkpoint: CheckpointId) -> CommitRecord:
@@ -145,7 +81,7 @@ def read_commit(store: ObjectStore, checkpoint: CheckpointId) -> CommitRecord:
 
 def read_manifest(store: ObjectStore, commit: CommitRecord) -> Manifest:
     """The manifest the commit points to. Raises `CorruptError` unless it has exactly the committed bytes."""
-    key = f"{layout.checkpoint_prefix(commit.id)}manifest.json"
+    key = layout.manifest_key(commit.id)
     try:
         data = store.read(key)
     except MissingError as error:
@@ -164,10 +100,34 @@ def read_object(store: ObjectStore, checkpoint: CheckpointId, stored: StoredObje
         raise CorruptError(f"{key} is missing.") from error
     if len(data) != stored.size:
         raise CorruptError(f"{key} has {len(data)} bytes, the manifest says {stored.size}.")
-    for index, digest in enumerate(chunk_digests(data, stored.chunk_bytes)):
-        if digest != stored.xxh3[index]:
-            raise CorruptError(f"{key} is damaged in the chunk at byte {index * stored.chunk_bytes}.")
+    _check_chunks(key, data, stored, 0)
     return data
+
+
+def read_range(store: ObjectStore, checkpoint: CheckpointId, stored: StoredObject, start: int, end: int) -> memoryview:
+    """Bytes `start` to `end` of an object; the chunks they lie in are fetched and verified.
+
+    Raises:
+        CorruptError: a chunk is damaged, or the object is shorter than its manifest says, or missing.
+    """
+    if start == end:
+        return memoryview(b"")
+    key = layout.checkpoint_prefix(checkpoint) + stored.name
+    first, last = start // stored.chunk_bytes, -(-end // stored.chunk_bytes)
+    begin, stop = first * stored.chunk_bytes, min(last * stored.chunk_bytes, stored.size)
+    try:
+        data = store.read_range(key, begin, stop - begin)
+    except MissingError as error:
+        raise CorruptError(f"{key} is missing.") from error
+    if len(data) != stop - begin:
+        raise CorruptError(f"{key} has fewer bytes than the {stored.size} the manifest says.")
+    _check_chunks(key, data, stored, first)
+    return memoryview(data)[start - begin : end - begin]
+
+
+def read_piece(store: ObjectStore, checkpoint: CheckpointId, piece: Piece) -> memoryview:
+    """The bytes of one tensor or piece (see `Manifest.locate`), verified. Raises `CorruptError`."""
+    return read_range(store, checkpoint, piece.stored, piece.entry.start, piece.entry.end)
 
 
 def verify(store: ObjectStore, checkpoint: CheckpointId) -> CommitRecord:
@@ -191,6 +151,8 @@ def newest(
 ) -> _Loaded | None:
     """Load the newest committed checkpoint that is intact; None only if nothing was ever committed.
 
+    If LATEST points to a checkpoint newer than all commit records, its record was lost: that counts as damage.
+
     Args:
         store: the store of the run.
         load: reads and verifies one checkpoint; raises `CorruptError` if it is damaged.
@@ -200,21 +162,29 @@ def newest(
     Raises:
         CorruptError: checkpoints were committed but none verifies; starting from zero would hide the loss.
     """
+    latest = latest_target(store)  # before the listing, which then shows it, unless its record was lost
+    checkpoints = [checkpoint for checkpoint in list_checkpoints(store) if wanted(checkpoint)]
     rejected = 0
-    for checkpoint in reversed(list_checkpoints(store)):
-        if not wanted(checkpoint):
-            continue
+    if latest is not None and wanted(latest) and latest > max(checkpoints, default=CheckpointId(-1, 0)):
+        rejected += 1
+        on_reject(Rejection(latest, "LATEST points to it, but its commit record is missing."))
+    for checkpoint in reversed(checkpoints):
         try:
             return load(store, checkpoint)
         except (CorruptError, MissingError) as error:  # missing: its commit record vanished since it was listed
             rejected += 1
             on_reject(Rejection(checkpoint, error.problem))
     if rejected:
-        raise CorruptError(
-            f"all {rejected} committed checkpoints in {store.root} are damaged.",
-            hint="Restore one from a backup, or choose a new run name to train from the beginning.",
-        )
+        raise all_damaged(store, rejected)
     return None
+
+
+def all_damaged(store: ObjectStore, count: int) -> CorruptError:
+    """What to raise when checkpoints were committed but none is intact."""
+    return CorruptError(
+        f"all {count} committed checkpoints in {store.root} are damaged.",
+        hint="Restore one from a backup, or choose a new run name to train from the beginning.",
+    )
 
 
 def iterate_verified(store: ObjectStore) -> Iterator[tuple[CheckpointId, CommitRecord | ClipError]]:
@@ -226,24 +196,7 @@ def iterate_verified(store: ObjectStore) -> Iterator[tuple[CheckpointId, CommitR
             yield checkpoint, error
 
 
-def _parse(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{what} is not JSON.") from error
-    if not isinstance(raw, dict):
-        raise CorruptError(f"{what} is not a JSON object.")
-    version = raw.get("version")
-    if version != FORMAT_VERSION:
-        raise CorruptError(
-            f"{what} has format version {version!r}; this clipctl reads version {FORMAT_VERSION}.",
-            hint="Use the clipctl release that wrote it, or a newer one.",
-        )
-    return raw
-
-
-def _construct(cls: type[_Record], raw: dict[str, Any]) -> _Record:
-    try:
-        return cls(**raw)
-    except TypeError as error:
-        raise CorruptError(f"the {cls.__name__} has unexpected fields: {error}.") from error
+def _check_chunks(key: str, data: bytes, stored: StoredObject, first: int) -> None:
+    for index, digest in enumerate(chunk_digests(data, stored.chunk_bytes), start=first):
+        if digest != stored.xxh3[index]:
+            raise CorruptError(f"{key} is damaged in the chunk at byte {index * stored.chunk_bytes}.")

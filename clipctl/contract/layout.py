@@ -14,6 +14,8 @@ CHECKPOINTS = "checkpoints/"
 COMMITS = "commits/"
 EVENTS = "events/"
 EXPORT = "export/"
+CLAIMS = "claims/"
+PROBES = "probes/"
 LATEST = "LATEST"
 RESULTS = "results.json"
 STATUS = "status.json"
@@ -22,6 +24,10 @@ TENSORBOARD = "tensorboard/"
 WANDB = "wandb/"
 
 _COMMIT = re.compile(r"commits/step-([0-9]{8,})\.inc-([0-9]{6,})\.json")
+_OBJECT = re.compile(r"checkpoints/step-([0-9]{8,})/inc-([0-9]{6,})/")
+_WRITTEN = re.compile(
+    r"(?:checkpoints/step-[0-9]{8,}/inc-|claims/commits/step-[0-9]{8,}\.inc-|claims/incarnations/)([0-9]{6,})[/.]"
+)
 _INCARNATION = re.compile(r"incarnations/([0-9]{6,})\.json")
 
 
@@ -55,6 +61,28 @@ def parse_incarnation_key(key: str) -> int | None:
 def checkpoint_prefix(checkpoint: CheckpointId) -> str:
     """Prefix of the immutable objects of one checkpoint."""
     return f"{CHECKPOINTS}step-{checkpoint.step:08d}/inc-{checkpoint.incarnation:06d}/"
+
+
+def manifest_key(checkpoint: CheckpointId) -> str:
+    """The manifest of a checkpoint."""
+    return f"{checkpoint_prefix(checkpoint)}manifest.json"
+
+
+def share_key(checkpoint: CheckpointId, rank: int, world: int) -> str:
+    """What a rank writes when all its objects of a checkpoint are stored."""
+    return f"{checkpoint_prefix(checkpoint)}share-{rank:05d}-of-{world:05d}.json"
+
+
+def parse_checkpoint_key(key: str) -> CheckpointId | None:
+    """The checkpoint whose object `key` is, committed or not; None for any other key."""
+    match = _OBJECT.match(key)
+    return CheckpointId(int(match.group(1)), int(match.group(2))) if match else None
+
+
+def incarnation_of(key: str) -> int | None:
+    """The incarnation that wrote an object of a checkpoint or a claim; None for any other key."""
+    match = _WRITTEN.match(key)
+    return int(match.group(1)) if match else None
 
 
 def commit_key(checkpoint: CheckpointId) -> str:

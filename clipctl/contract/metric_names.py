@@ -63,8 +63,36 @@ TRAIN_CHECKPOINT_SECONDS = Metric(
 TRAIN_CHECKPOINT_STEP = Metric("clip_train_checkpoint_step", "gauge", "Step of the newest committed checkpoint.")
 TRAIN_CHECKPOINT_FAILURES = Metric("clip_train_checkpoint_failures_total", "counter", "Checkpoints not stored.")
 TRAIN_WORLD_SIZE = Metric("clip_train_world_size", "gauge", "Ranks in the current worker group.")
+TRAIN_STRAGGLER = Metric(
+    "clip_train_straggler_ratio", "gauge", "This rank's own time for a step (p95) divided by that of the median rank."
+)
+TRAIN_DIVERGENCES = Metric(
+    "clip_train_divergences_total", "counter", "Times that ranks were found to have different weights."
+)
 TRAIN_GOODPUT = Metric(
     "clip_train_goodput_ratio", "gauge", "Seconds of kept steps divided by seconds since the run began."
+)
+
+TRAIN_RECOVERIES = Metric(
+    "clip_train_recoveries_total",
+    "counter",
+    "Changes of the worker group that training went on from, by rung: regroup, shrink, grow, restart.",
+    ("rung",),
+)
+TRAIN_RECOVERY_SECONDS = Metric(
+    "clip_train_recovery_seconds",
+    "histogram",
+    "Seconds from the end of a worker group to the first step of the next one.",
+    ("rung",),
+)
+TRAIN_RECOVERY_PHASE = Metric(
+    "clip_train_recovery_phase_seconds",
+    "gauge",
+    "Where the seconds of the last recovery went: leave, form, synchronise, step.",
+    ("phase",),
+)
+TRAIN_CHECKPOINT_STALL = Metric(
+    "clip_train_checkpoint_stall_seconds", "histogram", "Seconds that training waited for a checkpoint to be staged."
 )
 
 TRAINER_METRICS = (
@@ -91,7 +119,13 @@ TRAINER_METRICS = (
     TRAIN_CHECKPOINT_STEP,
     TRAIN_CHECKPOINT_FAILURES,
     TRAIN_WORLD_SIZE,
+    TRAIN_STRAGGLER,
+    TRAIN_DIVERGENCES,
     TRAIN_GOODPUT,
+    TRAIN_RECOVERIES,
+    TRAIN_RECOVERY_SECONDS,
+    TRAIN_RECOVERY_PHASE,
+    TRAIN_CHECKPOINT_STALL,
 )
 
 

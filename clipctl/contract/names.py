@@ -92,7 +92,6 @@ RESERVED_ENV: Final = frozenset(
         "GROUP_RANK",
         "MASTER_ADDR",
         "MASTER_PORT",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
         "WDS_SECURE",
         "HOME",
         "PATH",

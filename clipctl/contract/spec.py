@@ -19,6 +19,7 @@ from clipctl.contract.sections import (
     DataSection,
     EnvName,
     EvalSection,
+    HealthSection,
     LogSection,
     MetricsSection,
     ModelSection,
@@ -32,6 +33,8 @@ from clipctl.contract.sections import (
 from clipctl.contract.sections.sources import PIPE, SEPARATOR, SYNTHETIC
 
 _PREFERRED_LANES = 64
+SHARDED_OPTIMIZERS = ("adamw", "adam", "sgd")
+"""The optimisers that `train.parallel` fsdp can shard."""
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_RUN_NAME)]
 
@@ -70,6 +73,9 @@ class RunSpec(Section):
     retry: RetrySection = RetrySection()
     """When to try again and when to give up."""
 
+    health: HealthSection = HealthSection()
+    """What the run watches of itself."""
+
     env: dict[EnvName, str] = Field(default_factory=dict)
     """Plain environment variables of the workers, for example `AWS_ENDPOINT_URL`. No secrets."""
 
@@ -88,6 +94,7 @@ class RunSpec(Section):
         _check_lanes(self)
         _check_devices(self)
         _check_locations(self)
+        _check_sharding(self)
         return self
 
     @property
@@ -183,6 +190,19 @@ def _check_locations(spec: RunSpec) -> None:
         authority = location.partition("://")[2].partition("/")[0]
         if "@" in authority:
             raise ValueError(f"the URL of {field} carries credentials: take them from a Secret with `secrets`")
+
+
+def _check_sharding(spec: RunSpec) -> None:
+    """What `train.parallel` fsdp cannot do: whatever looks at a parameter as a whole, or rewrites the towers."""
+    if spec.train.parallel != "fsdp":
+        return
+    if spec.train.optimizer not in SHARDED_OPTIMIZERS:
+        allowed = ", ".join(SHARDED_OPTIMIZERS)
+        raise ValueError(f"train.parallel fsdp needs an optimiser that works element by element: {allowed}")
+    if spec.model.compile:
+        raise ValueError("train.parallel fsdp and model.compile exclude each other: remove one of them")
+    if spec.checkpoint.resume_from is not None:
+        raise ValueError("checkpoint.resume_from needs train.parallel ddp: begin with that, then change to fsdp")
 
 
 def _locations(spec: RunSpec) -> Iterator[tuple[str, str | None]]:

@@ -6,10 +6,13 @@ nobody changed the object in between); everything else is plain reading and writ
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from clipctl.contract.errors import SpecError
+
+Part: TypeAlias = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,21 @@ class ObjectInfo:
 
     key: str
     size: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What an interrupted writer left: a multipart upload, or a staged file.
+
+    Attributes:
+        key: of the object it was to become, or of its directory (ending in `/`) where only that is known.
+        token: tells the store which one.
+        begun_at: seconds since the epoch.
+    """
+
+    key: str
+    token: str
+    begun_at: float
 
 
 class ObjectStore(Protocol):
@@ -36,12 +54,29 @@ class ObjectStore(Protocol):
         """The whole object. Raises `MissingError` if there is none."""
         ...
 
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from byte `start` on; nothing is asked for if `length` is 0.
+
+        Raises:
+            MissingError: there is no such object.
+            CorruptError: the object ends before that.
+        """
+        ...
+
     def read_version(self, key: str) -> tuple[bytes, str] | None:
         """The object with an opaque version for `replace`, or None if there is none."""
         ...
 
     def write(self, key: str, data: bytes) -> None:
         """Store `data`, replacing what was there; a reader sees the old or the new bytes, never a mixture."""
+        ...
+
+    def write_parts(self, key: str, parts: Iterable[Part], size: int) -> None:
+        """Like `write`, for a large object that arrives in pieces of any length, `size` bytes in all.
+
+        Pieces are taken one after the other as they are needed, and a piece may be overwritten by the caller once the
+        next one was taken: what is not sent yet was copied. Nothing is stored if the pieces end early or fail.
+        """
         ...
 
     def create(self, key: str, data: bytes) -> bool:
@@ -58,6 +93,14 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; no error if it is already gone."""
+        ...
+
+    def unfinished(self, prefix: str) -> Sequence[Unfinished]:
+        """What interrupted writers left below `prefix`, oldest first; those of living writers are among it."""
+        ...
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """Give its storage back; no error if it is already gone."""
         ...
 
 

@@ -7,12 +7,14 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from clipctl.contract.digest import sha256_hex
-from clipctl.contract.errors import CannotCreateError, ClipError, MissingError, PermissionDeniedError
-from clipctl.contract.store import ObjectInfo
+from clipctl.contract.errors import CannotCreateError, ClipError, CorruptError, MissingError, PermissionDeniedError
+from clipctl.contract.failpoints import failpoint
+from clipctl.contract.parts import exactly
+from clipctl.contract.store import ObjectInfo, Part, Unfinished
 
 _TEMPORARY = ".tmp-"
 _FULL = {
@@ -36,7 +38,19 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         """See `ObjectStore.read`."""
         with self._translated(key):
+            failpoint("store.local.read")
             return self._path(key).read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """See `ObjectStore.read_range`."""
+        if length == 0:
+            return b""
+        with self._translated(key), self._path(key).open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+        if len(data) != length:
+            raise CorruptError(f"{self._path(key)} ends before byte {start + length}.")
+        return data
 
     def read_version(self, key: str) -> tuple[bytes, str] | None:
         """See `ObjectStore.read_version`; the version is the digest of the content."""
@@ -48,18 +62,26 @@ class LocalStore:
 
     def write(self, key: str, data: bytes) -> None:
         """See `ObjectStore.write`."""
-        with self._translated(key), self._staged(key, data) as staged:
+        self.write_parts(key, (data,), len(data))
+
+    def write_parts(self, key: str, parts: Iterable[Part], size: int) -> None:
+        """See `ObjectStore.write_parts`; the pieces go into the staged file one after the other."""
+        with self._translated(key), self._staged(key, exactly(parts, size)) as staged:
+            failpoint("store.local.staged")
             os.replace(staged, self._path(key))
             _sync_directory(self._path(key).parent)
+            failpoint("store.local.written")
 
     def create(self, key: str, data: bytes) -> bool:
         """See `ObjectStore.create`; `link` fails atomically if the name exists."""
-        with self._translated(key), self._staged(key, data) as staged:
+        with self._translated(key), self._staged(key, (data,)) as staged:
+            failpoint("store.local.create")
             try:
                 os.link(staged, self._path(key))
             except FileExistsError:
                 return False
             _sync_directory(self._path(key).parent)
+            failpoint("store.local.created")
             return True
 
     def replace(self, key: str, data: bytes, version: str) -> bool:
@@ -67,6 +89,7 @@ class LocalStore:
         path = self._path(key)
         with self._translated(key), _locked(path.with_name(f".{path.name}.lock")):
             current = self.read_version(key)
+            failpoint("store.local.replace")
             if current is None or current[1] != version:
                 return False
             self.write(key, data)
@@ -75,6 +98,7 @@ class LocalStore:
     def list(self, prefix: str) -> list[ObjectInfo]:
         """See `ObjectStore.list`."""
         with self._translated(prefix):
+            failpoint("store.local.list")
             start = self._root / prefix.rpartition("/")[0]
             keyed = ((path.relative_to(self._root).as_posix(), path) for path in _files_below(start))
             sizes = ((key, _size(path)) for key, path in keyed if key.startswith(prefix))
@@ -84,6 +108,7 @@ class LocalStore:
         """See `ObjectStore.delete`; empty directories above the object go with it."""
         path = self._path(key)
         with self._translated(key):
+            failpoint("store.local.delete")
             path.unlink(missing_ok=True)
             for parent in path.parents:
                 if parent == self._root:
@@ -93,21 +118,38 @@ class LocalStore:
                 except OSError:
                     break
 
+    def unfinished(self, prefix: str) -> Sequence[Unfinished]:
+        """See `ObjectStore.unfinished`: staged files, whose key is that of their directory."""
+        found = []
+        for folder, _, names in os.walk(self._root):  # folders that vanish meanwhile are passed over
+            key = f"{Path(folder).relative_to(self._root).as_posix()}/"
+            for name in names if key.startswith(prefix) else ():
+                with contextlib.suppress(FileNotFoundError):
+                    if name.startswith(_TEMPORARY):
+                        found.append(Unfinished(key, f"{key}{name}", Path(folder, name).stat().st_mtime))
+        return sorted(found, key=lambda item: item.begun_at)
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """See `ObjectStore.discard`."""
+        with self._translated(unfinished.token):
+            self._path(unfinished.token).unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         path = self._root / key
-        if ".." in path.parts:
+        if ".." in path.parts or key.startswith("/") or "\0" in key:
             raise CannotCreateError(f"refusing the key {key!r}: it leaves the store root.")
         return path
 
     @contextlib.contextmanager
-    def _staged(self, key: str, data: bytes) -> Iterator[str]:
+    def _staged(self, key: str, parts: Iterable[Part]) -> Iterator[str]:
         """A complete, synced temporary file in the target's directory; removed if it is still there at the end."""
         directory = self._path(key).parent
         directory.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             yield name

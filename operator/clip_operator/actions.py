@@ -28,6 +28,7 @@ from clip_operator.moments import format_time
 from clip_operator.next_attempt import next_attempt
 from clip_operator.world import World
 from clipctl.contract import names
+from clipctl.contract.failpoints import failpoint
 
 _COMPONENT = "clip-operator"
 
@@ -64,6 +65,7 @@ class Executor:
                 continue
             if not self._may_act():
                 raise NotLeaderError
+            failpoint("operator.act")
             self._do(world, action)
         return min(delays) if delays else None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from clip_operator.world import CheckpointSummary
 from clipctl.contract import commits, layout
 from clipctl.contract.errors import ClipError, CorruptError, MissingError
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.redact import redact
 from clipctl.contract.store import ObjectStore, open_store
 
@@ -34,6 +35,7 @@ def inspect(root: str, opener: OpenStore = open_store) -> CheckpointSummary:
         return CheckpointSummary(problem=f"{root or 'its checkpoint root'} is not visible to the operator")
     rejected: list[str] = []
     try:
+        failpoint("operator.inspect")
         commit = commits.newest_verified(opener(root), lambda r: rejected.append(f"{r.checkpoint}: {r.problem}"))
     except CorruptError as error:
         return CheckpointSummary(rejected=tuple(rejected), problem=redact(str(error)), all_corrupt=True)

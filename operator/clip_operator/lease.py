@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from clip_operator.api import LEASES, AlreadyExistsError, Api, ApiError, ConflictError, NotFoundError, Object
 from clip_operator.moments import format_micro_time
+from clipctl.contract.failpoints import failpoint
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class LeaderElector:
         if holder not in ("", self._identity) and not self._expired(lease, began):
             self._renewed_at = None
             return
+        failpoint("operator.renew")
         self._api.replace(LEASES, self._namespace, self._name, self._body(lease))
         self._renewed_at = began
 

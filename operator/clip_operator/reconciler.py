@@ -15,6 +15,7 @@ from clip_operator.snapshot import Snapshots
 from clip_operator.watching import RunKey
 from clip_operator.world import CheckpointSummary, World
 from clipctl.contract import names
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.store import open_store
 
 RESYNC_SECONDS = 60.0
@@ -82,6 +83,7 @@ class Reconciler:
             world = replace(self._snapshots.live(key), checkpoints=summary)  # verifying may have taken minutes
             actions = decide(world, self._clock()) if world.jobs else []
         delay = self._executor.execute(world, actions)
+        failpoint("operator.acted")
         self._sample(key, world)
         return RESYNC_SECONDS if delay is None else min(delay, RESYNC_SECONDS)
 

@@ -11,6 +11,7 @@ from clipctl.contract.sections.checkpoint import CheckpointSection
 from clipctl.contract.sections.data import AugmentSection, DataSection
 from clipctl.contract.sections.environment import SecretRef, check_environment
 from clipctl.contract.sections.evaluation import EvalSection, EverySection, RetrievalSection, ZeroShotSection
+from clipctl.contract.sections.health import HealthSection
 from clipctl.contract.sections.loss import DistillSection, LossSection
 from clipctl.contract.sections.model import LockImageSection, LockTextSection, ModelSection, PreprocessSection
 from clipctl.contract.sections.observe import LogSection, MetricsSection, WandbSection
@@ -46,6 +47,7 @@ __all__ = [
     "EvalSection",
     "EverySection",
     "GuardSection",
+    "HealthSection",
     "LayerDecaySection",
     "Location",
     "LockImageSection",

@@ -36,6 +36,12 @@ class TrainSection(Section):
     micro_batch: PositiveInt = 256
     """Samples a rank puts through the towers at once; a memory knob that never changes results. Default 256."""
 
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How ranks share the model. `ddp` (default): each has all of it, and survives the loss of another; `fsdp`: each
+    keeps its share of weights, gradients and optimiser state and fetches the rest when needed (torch's FSDP2), for
+    models that do not fit otherwise; the loss of a rank restarts all from the newest checkpoint. Results are the same.
+    fsdp needs native towers (ViT and CLIP's text transformer) and optimizer adamw, adam or sgd."""
+
     steps: PositiveInt | None = None
     """Optimiser steps to train for. Give this or `epochs`."""
 
