@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from clip_trainer.checkpoint.tensors import Tensors
+from clip_trainer.parallel.pieces import like
 from clipctl.contract.digest import canonical_json, sha256_hex
 from clipctl.contract.errors import SpecError
 
@@ -86,7 +87,8 @@ def load(optimizer: torch.optim.Optimizer, name: str, state: OptimizerState) -> 
     optimizer.state.clear()
     for full_name, tensor in state.tensors.items():
         key, _, parameter_name = full_name.partition(".")
-        optimizer.state[parameters[parameter_name][0]][key] = tensor
+        parameter, _ = parameters[parameter_name]
+        optimizer.state[parameter][key] = like(parameter, tensor)
     for entry in numbers["single"]:
         values = entry["each"] if "each" in entry else dict.fromkeys(parameters, entry["all"])
         for parameter_name, value in values.items():

@@ -1,73 +1,79 @@
-"""Which checkpoints to keep: the newest K, and never fewer than two that were read back and found intact."""
+"""What follows a commit: LATEST, the policy of which checkpoints to keep, and the rests of saves that failed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
-from clipctl.contract import layout
+from clip_trainer.checkpoint.committing import move_latest
+from clip_trainer.checkpoint.sweeping import sweep
+from clipctl.contract.checkpoint_selector import candidates
 from clipctl.contract.commits import list_checkpoints, verify
-from clipctl.contract.errors import ClipError, CorruptError
+from clipctl.contract.errors import ClipError, CorruptError, MissingError
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.layout import CheckpointId
+from clipctl.contract.pruning import delete_checkpoint, latest_target
+from clipctl.contract.retention import Candidate, KeepPolicy, expendable, kept
 from clipctl.contract.store import ObjectStore
-
-MINIMUM_VERIFIED = 2
-
-
-def expendable(checkpoints: Sequence[CheckpointId], keep: int, verified: Iterable[CheckpointId]) -> list[CheckpointId]:
-    """Checkpoints that may be deleted, oldest first; none unless two of those that stay are verified.
-
-    Args:
-        checkpoints: all committed ones, oldest first.
-        keep: how many of the newest to keep.
-        verified: those known to be intact.
-    """
-    kept = set(checkpoints[-keep:])
-    if len(kept & set(verified)) < MINIMUM_VERIFIED:
-        return []
-    return [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
 
 
 class Retention:
     """Deletes old checkpoints after a commit; a failure to delete never stops training.
 
     Args:
-        keep: how many of the newest to keep.
-        report: called with one sentence when a checkpoint is damaged or could not be deleted.
+        policy: which ones to keep.
+        report: called with one sentence when a checkpoint is damaged or something could not be done.
     """
 
-    def __init__(self, keep: int, report: Callable[[str], None]) -> None:
-        self._keep = keep
+    def __init__(self, policy: KeepPolicy, report: Callable[[str], None]) -> None:
+        self._policy = policy
         self._report = report
         self._verified: set[CheckpointId] = set()
         self._damaged: set[CheckpointId] = set()
 
-    def apply(self, store: ObjectStore) -> None:
-        """Read back what is kept and not yet known to be intact, then delete what is expendable."""
+    def tidy(self, store: ObjectStore, committed: CheckpointId) -> None:
+        """All that follows the commit of a checkpoint. Nothing is raised: the checkpoint stays committed."""
         try:
-            checkpoints = list_checkpoints(store)
-            if len(checkpoints) <= self._keep:
-                return
-            for checkpoint in checkpoints[-self._keep :]:
-                self._check(store, checkpoint)
-            for checkpoint in expendable(checkpoints, self._keep, self._verified):
-                delete_checkpoint(store, checkpoint)
+            failpoint("checkpoint.committed")
+            move_latest(store, committed)
+        except ClipError as error:
+            self._report(f"LATEST was not moved to {committed}: {error}")
+        try:
+            self.apply(store)
         except ClipError as error:
             self._report(f"old checkpoints were not deleted: {error}")
+        try:
+            sweep(store, committed)
+        except ClipError as error:
+            self._report(f"what failed saves have left was not deleted: {error}")
+
+    def apply(self, store: ObjectStore) -> None:
+        """Read back the newest ones that are not yet known to be intact, then delete what is expendable.
+
+        Raises:
+            ClipError: storage does not do it.
+        """
+        found, latest = self._candidates(store), latest_target(store)
+        stay = kept(self._policy, found, latest)
+        if len(stay) == len(found):
+            return
+        for checkpoint in sorted(stay)[-self._policy.last :]:
+            self._check(store, checkpoint)
+        for checkpoint in expendable(self._policy, found, self._verified, latest):
+            delete_checkpoint(store, checkpoint)
+
+    def _candidates(self, store: ObjectStore) -> list[Candidate]:
+        """The loss costs one read for each, so it is only looked up if the policy asks for it."""
+        if self._policy.best:
+            return candidates(store)
+        return [Candidate(checkpoint) for checkpoint in list_checkpoints(store)]
 
     def _check(self, store: ObjectStore, checkpoint: CheckpointId) -> None:
         if checkpoint in self._verified or checkpoint in self._damaged:
             return
         try:
             verify(store, checkpoint)
-        except CorruptError as error:
+        except (CorruptError, MissingError) as error:
             self._damaged.add(checkpoint)
             self._report(f"checkpoint {checkpoint} is damaged: {error.problem}")
         else:
             self._verified.add(checkpoint)
-
-
-def delete_checkpoint(store: ObjectStore, checkpoint: CheckpointId) -> None:
-    """Remove the commit record first, so that no reader sees a checkpoint that is half gone; then its objects."""
-    store.delete(layout.commit_key(checkpoint))
-    for info in store.list(layout.checkpoint_prefix(checkpoint)):
-        store.delete(info.key)

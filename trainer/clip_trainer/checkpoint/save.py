@@ -1,46 +1,53 @@
-"""Writing a checkpoint: every rank its share, then one commit record that makes it real."""
+"""Saving checkpoints while training goes on: every rank its share, then one commit record that makes it real.
+
+`begin` copies the state beside the next step, a thread does the rest. Threads of different ranks meet in storage only
+(see `shares`), so that no collective happens outside of the thread that trains.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import queue
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
-from clip_trainer.checkpoint.incarnation import check_fence
+from clip_trainer.checkpoint.background import Background, Cancellation
+from clip_trainer.checkpoint.copying import ShareCopy
+from clip_trainer.checkpoint.identity import Identity
+from clip_trainer.checkpoint.job import SaveJob
+from clip_trainer.checkpoint.objects import plan_shares, total_bytes
+from clip_trainer.checkpoint.outcomes import Outcome, Saved, SaveFailed
 from clip_trainer.checkpoint.retention import Retention
-from clip_trainer.checkpoint.tensors import Tensors, partition
-from clip_trainer.model.interchange import to_bytes
+from clip_trainer.checkpoint.staging import Staging
+from clip_trainer.checkpoint.tensors import Tensors
 from clip_trainer.train.group import Group
-from clipctl.contract import layout
-from clipctl.contract.commits import CommitRecord, Manifest, StoredObject
-from clipctl.contract.digest import sha256_hex
-from clipctl.contract.errors import ClipError, TryAgainError, error_from_code
+from clipctl.contract.commits import CommitRecord
+from clipctl.contract.errors import error_from_code
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store import ObjectStore
 
-
-@dataclass(frozen=True)
-class Identity:
-    """What every commit record of this worker group says about its origin."""
-
-    run: str
-    attempt: int
-    incarnation: int
-    spec_digest: str
-    training_digest: str
-    writer: str
+__all__ = ["Checkpointer", "Identity", "SaveFailed", "Saved"]
+_ASK_AGAIN_SECONDS = 0.25
 
 
 class Checkpointer:
-    """Saves checkpoints of one incarnation. All ranks call `save` at the same step.
+    """Saves the checkpoints of a process, of whatever group it belongs to.
+
+    All methods belong on the thread that trains. All ranks call `start` (or `begin`) at the same step, but not in step:
+    it is no collective.
 
     Args:
         store: the run's store.
-        group: the ranks.
-        identity: goes into the commit records.
+        group: the ranks; its rank and world are read when a save begins.
+        identity: goes into the commit records; replaced when there is a new incarnation.
         retention: deletes old checkpoints after a commit.
         clock: seconds since the epoch.
         parent: the checkpoint this incarnation resumed from.
+        before_commit: called on rank 0, in the thread, when all shares are stored; what it stores is in storage before
+            the checkpoint is committed. Its `ClipError` makes the save fail.
+        monotonic: seconds, never going back.
     """
 
     def __init__(
@@ -50,23 +57,136 @@ class Checkpointer:
         identity: Identity,
         retention: Retention,
         clock: Callable[[], float],
-        parent: CheckpointId | None,
+        parent: CheckpointId | None = None,
+        *,
+        before_commit: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.identity = identity
         self._store = store
         self._group = group
-        self._identity = identity
         self._retention = retention
         self._clock = clock
         self._parent = parent
+        self._before_commit = before_commit
+        self._monotonic = monotonic
+        self._staging = Staging(pinned=group.device.type == "cuda")
+        self._background = Background()
+        self._cancellation = Cancellation()
+        self._copy: ShareCopy | None = None
+        self._outcomes: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
+        self._ended: list[Outcome] = []
+        self._trajectory = 0
 
     @property
     def last(self) -> CheckpointId | None:
         """The newest checkpoint of this trajectory: what was saved last, or what was resumed from."""
+        self._take_outcomes()
         return self._parent
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight; `start` would wait for it, and peers must not wait in a collective for that."""
+        return self._background.busy
 
     def continue_from(self, checkpoint: CheckpointId) -> None:
         """Say that training goes on from `checkpoint`: it is the parent of what is saved next."""
+        self._trajectory += 1
         self._parent = checkpoint
+
+    def prepare(self, parts: Mapping[str, Tensors]) -> None:
+        """Make room for a share of `parts` in the background, so that the first save does not wait for memory."""
+        if not self.busy:
+            plan = plan_shares(parts, self._group.world)[self._group.rank]
+            self._staging.prepare(total_bytes(plan))
+
+    def start(
+        self,
+        step: int,
+        samples_consumed: int,
+        parts: dict[str, Tensors],
+        state: dict[str, Any],
+        metrics: dict[str, float],
+    ) -> float:
+        """Begin to save `parts` and `state` as the checkpoint of `step`; the state may change afterwards.
+
+        Returns:
+            Seconds this took, in which training stood still.
+        """
+        started = self._monotonic()
+        self.begin(step, samples_consumed, parts, state, metrics)
+        self.before_update()
+        return self._monotonic() - started
+
+    def begin(
+        self,
+        step: int,
+        samples_consumed: int,
+        parts: dict[str, Tensors],
+        state: dict[str, Any],
+        metrics: dict[str, float],
+    ) -> float:
+        """Like `start`, but the copy goes on: call `before_update` before anything changes the tensors.
+
+        That is the optimiser, the moving average, and whoever puts other weights into the model for a while. A forward
+        pass may go on: what it changes is small and copied at once.
+
+        Returns:
+            Seconds this took.
+        """
+        started = self._monotonic()
+        self.wait()
+        self._take_outcomes()
+        failpoint("checkpoint.begin")
+        rank, world, identity = self._group.rank, self._group.world, self.identity
+        plans = plan_shares(parts, world)
+        buffer = self._staging.room(total_bytes(plans[rank]))
+        self._copy = ShareCopy(parts, plans[rank], buffer)
+        self._cancellation = Cancellation()
+        trajectory = self._trajectory
+        job = SaveJob(
+            store=self._store,
+            record=self._record(step, samples_consumed, metrics, identity, world),
+            rank=rank,
+            state=deepcopy(state) if rank == 0 else {},
+            plans=plans,
+            buffer=buffer,
+            copy=self._copy,
+            cancellation=self._cancellation,
+            before_commit=self._before_commit,
+            retention=self._retention,
+            monotonic=self._monotonic,
+            started=started,
+            report=lambda outcome: self._outcomes.put((trajectory, outcome)),
+        )
+        self._background.start(job.run)
+        return self._monotonic() - started
+
+    def before_update(self) -> None:
+        """Return when the state of a save that has begun is copied; at once if there is none."""
+        if self._copy is not None:
+            self._copy.finish_before_update()
+            self._copy = None
+
+    def poll(self) -> list[Outcome]:
+        """What ended since the last call. Of a save that went well only rank 0 hears: it alone knows."""
+        self._take_outcomes()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the end of the save in flight, at most `seconds`; whether there is none any more."""
+        return self._background.wait(seconds)
+
+    def abandon(self) -> None:
+        """Give up the save in flight, because the group has changed.
+
+        It is not committed, unless its commit record is on the way already; then `poll` says so. Does not wait.
+        """
+        self._cancellation.cancel()
+        if self._copy is not None:
+            self._copy.cancel()
+            self._copy = None
 
     def save(
         self,
@@ -76,68 +196,49 @@ class Checkpointer:
         state: dict[str, Any],
         metrics: dict[str, float],
     ) -> CheckpointId:
-        """Store `parts` and `state` as the checkpoint of `step` and commit it.
+        """Save and wait until it is committed. Collective.
 
         Raises:
             TryAgainError: a newer incarnation owns the run; this one must stop.
             ClipError: some rank could not store its share; nothing was committed, earlier checkpoints are untouched.
         """
-        checkpoint = CheckpointId(step, self._identity.incarnation)
-        objects = self._write_share(checkpoint, parts)
-        record = CommitRecord(
-            run=self._identity.run,
+        self.start(step, samples_consumed, parts, state, metrics)
+        while True:
+            ended = self.wait(_ASK_AGAIN_SECONDS if self._group.world > 1 else None)
+            failure = next((o.error for o in self.poll() if isinstance(o, SaveFailed)), None)
+            mine = None if failure is None else [failure.problem, failure.hint, int(failure.code)]
+            answers = self._group.gather_json([ended, mine])
+            for _, told in answers:
+                if told is not None:
+                    self.abandon()
+                    self.wait()
+                    raise error_from_code(*told)
+            if all(done for done, _ in answers):
+                return CheckpointId(step, self.identity.incarnation)
+
+    def _take_outcomes(self) -> None:
+        while not self._outcomes.empty():
+            trajectory, outcome = self._outcomes.get()
+            self._ended.append(outcome)
+            if isinstance(outcome, Saved) and trajectory == self._trajectory:
+                self._parent = outcome.checkpoint
+
+    def _record(
+        self, step: int, samples_consumed: int, metrics: dict[str, float], identity: Identity, world: int
+    ) -> CommitRecord:
+        return CommitRecord(
+            run=identity.run,
             step=step,
-            incarnation=self._identity.incarnation,
-            attempt=self._identity.attempt,
+            incarnation=identity.incarnation,
+            attempt=identity.attempt,
             samples_consumed=samples_consumed,
-            world_size=self._group.world,
+            world_size=world,
             manifest_sha256="",
-            bytes_total=sum(stored.size for stored in objects),
-            spec_digest=self._identity.spec_digest,
-            training_digest=self._identity.training_digest,
+            bytes_total=0,
+            spec_digest=identity.spec_digest,
+            training_digest=identity.training_digest,
             parent=str(self._parent) if self._parent else None,
             created_at=self._clock(),
-            writer=self._identity.writer,
-            metrics=metrics,
+            writer=identity.writer,
+            metrics=dict(metrics),
         )
-        self._group.on_first(lambda: self._commit(record, Manifest(tuple(objects), state)))
-        self._parent = checkpoint
-        return checkpoint
-
-    def _write_share(self, checkpoint: CheckpointId, parts: dict[str, Tensors]) -> list[StoredObject]:
-        """Write this rank's objects; returns those of all ranks, or raises the first failure on every rank."""
-        try:
-            answers = self._group.on_each(lambda: [asdict(stored) for stored in self._write_objects(checkpoint, parts)])
-        except ClipError as error:
-            problem = f"checkpoint {checkpoint} was not stored: {error.problem}"
-            raise error_from_code(problem, error.hint, error.code) from error
-        return [StoredObject(o["name"], o["size"], tuple(o["xxh3"]), o["chunk_bytes"]) for a in answers for o in a]
-
-    def _write_objects(self, checkpoint: CheckpointId, parts: dict[str, Tensors]) -> list[StoredObject]:
-        written = []
-        for part, tensors in parts.items():
-            share = partition(tensors, self._group.world)[self._group.rank]
-            data = to_bytes({name: tensors[name] for name in share})
-            stored = StoredObject.of(f"{part}-{self._group.rank:05d}-of-{self._group.world:05d}.safetensors", data)
-            self._store.write(layout.checkpoint_prefix(checkpoint) + stored.name, data)
-            written.append(stored)
-        return written
-
-    def _commit(self, record: CommitRecord, manifest: Manifest) -> None:
-        data = manifest.to_bytes()
-        self._store.write(f"{layout.checkpoint_prefix(record.id)}manifest.json", data)
-        check_fence(self._store, record.incarnation)
-        record = replace(record, manifest_sha256=sha256_hex(data))
-        if not self._store.create(layout.commit_key(record.id), record.to_bytes()):
-            raise TryAgainError(f"checkpoint {record.id} was committed by somebody else.")
-        self._move_latest(record.id)
-        self._retention.apply(self._store)
-
-    def _move_latest(self, checkpoint: CheckpointId) -> None:
-        """Point LATEST here. It is a hint for people and scripts; readers trust the commit records."""
-        data = f"{checkpoint}\n".encode()
-        current = self._store.read_version(layout.LATEST)
-        if current is None:
-            self._store.create(layout.LATEST, data)
-        else:
-            self._store.replace(layout.LATEST, data, current[1])
