@@ -1,30 +1,43 @@
-"""`python -m clip_trainer.launch CONFIG.json`: run this node's workers, elastically.
+"""`python -m clip_trainer.launch CONFIG.json`: keep this node's workers running, elastically.
 
-It takes torchrun's PET_* variables and does torchrun's work with torch's rendezvous, and differs where a run needs it:
+It takes torchrun's PET_* variables and does torchrun's work without torch, and differs where a run needs it:
 
+- a worker that dies or hangs is replaced alone; the others keep their processes and go on without it meanwhile;
 - the exit status is the root cause's, not a flat 1, and `/dev/termination-log` says more;
 - errors that cannot be mended by trying again end the run on all nodes at once;
-- it outlives the rendezvous store, and its workers never outlive it;
+- it outlives the coordinator, and its workers never outlive it;
 - progress refills the budget of restarts.
 
-Everything is written to stdout: workers' lines with `[rank N] ` in front, the agent's own with `[agent] `.
+Everything is written to stdout: workers' lines with `[rank N] ` in front (`[local rank N] ` before they have one), the
+agent's own with `[agent] `.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-import logging
 import os
+import secrets
 import signal
 import sys
-import tempfile
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from clip_trainer.elastic.agent import Agent, Hooks
+from clip_trainer.elastic.coordinator_server import CoordinatorServer
+from clip_trainer.elastic.cpus import usable_cpus
+from clip_trainer.elastic.environment import AgentPlace, worker_environment
+from clip_trainer.elastic.memory import oom_kills
 from clip_trainer.elastic.orphan import ENV_PARENT, die_with_parent
+from clip_trainer.elastic.progress import read_progress
+from clip_trainer.elastic.scratch import default_parent, scratch_directory
 from clip_trainer.elastic.settings import DEFAULT_TERMINATION_LOG, LaunchSettings
+from clip_trainer.elastic.slot import Slot, SlotHooks
+from clip_trainer.elastic.verdict import RunVerdict
+from clip_trainer.elastic.watchdog import HealthLimits
+from clip_trainer.elastic.workers import LineSink, Worker
 from clipctl.contract.errors import ClipError, CorruptError, MissingError
 
 DEFAULT_GRACE = 60.0
@@ -64,49 +77,64 @@ def checkpoint_grace(config: Path) -> float:
     return seconds - min(5.0, seconds / 5)
 
 
-def _run(config: Path, worker: str) -> int:
-    grace = checkpoint_grace(config)
-    for_workers = dict(os.environ)
-    # A lost store is daily business here and reported in one line; torch's C++ part prints a page about each try.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    # torch from here on.
-    from clip_trainer.elastic.agent import Agent, Hooks
-    from clip_trainer.elastic.cpus import usable_cpus
-    from clip_trainer.elastic.environment import worker_environments
-    from clip_trainer.elastic.memory import oom_kills
-    from clip_trainer.elastic.progress import read_progress
-    from clip_trainer.elastic.rendezvous import C10dMeeting
-    from clip_trainer.elastic.workers import LineSink, Workers
+def health_limits(config: Path) -> HealthLimits:
+    """The watchdog's limits: `health.hang_seconds` of the run, or the default.
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    Raises:
+        CorruptError: the file is not a run's configuration.
+    """
+    default = HealthLimits()
+    try:
+        health = json.loads(config.read_text())["spec"].get("health", {})
+        return replace(default, hang_seconds=float(health.get("hang_seconds", default.hang_seconds)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{config} is not a run's configuration ({error}).") from error
+
+
+def _run(config: Path, worker: str) -> int:
+    grace, limits = checkpoint_grace(config), health_limits(config)
     settings = LaunchSettings.from_environment(os.environ)
     sink = LineSink(sys.stdout.buffer)
     command = [sys.executable, "-u", "-m", "clip_trainer.elastic.boot", worker, str(config)]
-    with tempfile.TemporaryDirectory(prefix="clip-agent-") as scratch:
-        progress_file = Path(scratch) / "progress"
-        environments = functools.partial(
-            worker_environments,
-            for_workers,
-            settings,
-            agent_pid=os.getpid(),
-            progress_file=str(progress_file),
-            cpus=usable_cpus(),
-        )
-        hooks = Hooks(
-            connect=lambda: C10dMeeting(settings),
-            environments=environments,
-            progress=lambda: read_progress(progress_file),
-            oom_kills=oom_kills,
-            log=lambda line: sink.write(b"[agent] ", line.encode()),
-        )
-        agent = Agent(settings, Workers(command, sink), grace, hooks)
+
+    def log(line: str) -> None:
+        sink.write(b"[agent] ", line.encode())
+
+    with (
+        scratch_directory(default_parent()) as scratch,
+        _coordination(settings) as (endpoint, verdict),
+    ):
+        place = AgentPlace(endpoint, os.getpid(), secrets.token_hex(2), scratch, usable_cpus())
+
+        def spawn(slot: int, start: int) -> Worker:
+            return Worker(slot, command, worker_environment(os.environ, settings, place, slot, start), sink)
+
+        slot_hooks = SlotHooks(spawn, lambda: read_progress(place.progress_file), log)
+        slots = [Slot(n, settings.max_restarts, limits, slot_hooks) for n in range(settings.workers_per_node)]
+        agent = Agent(slots, grace, settings.monitor_interval, Hooks(verdict, oom_kills, log))
         signal.signal(signal.SIGTERM, agent.request_stop)
         signal.signal(signal.SIGINT, agent.request_stop)
         outcome = agent.run()
-    hooks.log(f"{outcome.message}; exit code {outcome.code}")
+    log(f"{outcome.message}; exit code {outcome.code}")
     if outcome.code:
         _write_termination_log(settings.termination_log, json.dumps(asdict(outcome)))
     return outcome.code
+
+
+@contextmanager
+def _coordination(settings: LaunchSettings) -> Iterator[tuple[str, RunVerdict]]:
+    """Where the coordinator is, and what it says about the run. A run of one node has its coordinator here."""
+    server = None if settings.endpoint else CoordinatorServer().start()
+    endpoint = settings.endpoint if server is None else f"127.0.0.1:{server.port}"
+    try:
+        verdict = RunVerdict(endpoint, settings.rendezvous_id)
+        try:
+            yield endpoint, verdict
+        finally:
+            verdict.stop()
+    finally:
+        if server is not None:
+            server.stop()
 
 
 def _write_termination_log(path: Path, text: str) -> None:
@@ -120,9 +148,4 @@ def _write_termination_log(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    # No interpreter shutdown: the threads of torch's rendezvous may be inside its C++ part, and ending them there
-    # aborts the process ("terminate called without an active exception"): a finished run would look like a crash.
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    sys.exit(main())

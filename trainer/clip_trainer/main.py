@@ -12,29 +12,15 @@ import traceback
 
 import torch
 
-from clip_trainer.config import load_config
-from clip_trainer.train.group import join_group, leave_group
-from clip_trainer.train.loop import train
+from clip_trainer.config import RunConfig, load_config
+from clip_trainer.elastic.beacon import beacon_from_environment
+from clip_trainer.elastic.membership import ClosedError, membership_from_environment
+from clip_trainer.train.generations import train_through_generations
+from clip_trainer.train.group import alone
+from clip_trainer.train.peer_loss import is_peer_loss, words
 from clip_trainer.train.preemption import PreemptionNotice
-from clip_trainer.train.run import prepare
 from clipctl.contract.errors import ClipError, ExitCode
 from clipctl.contract.redact import redact
-
-# What gloo and NCCL say when a peer died. They raise plain RuntimeErrors, so the text is all there is.
-_PEER_LOSS = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "broken pipe",
-    "connectfullmesh failed",
-    "timed out waiting",
-    "remote process exited",
-    "socket closed",
-    "read error",
-    "write error",
-    "application timeout",
-    "nccl communicator was aborted",
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -45,29 +31,32 @@ def main(arguments: list[str]) -> int:
     notice = PreemptionNotice()
     notice.install()
     try:
-        config = load_config(arguments[0])
-        group = join_group(config.spec.scale.devices_per_node, config.spec.scale.resources.gpu)
-        train(prepare(config, group), notice)
+        return _train(load_config(arguments[0]), notice)
+    except ClosedError as error:
+        print(f"{error}", file=sys.stderr, flush=True)
+        return error.code
     except ClipError as error:
         print(redact(f"error: {error}"), file=sys.stderr, flush=True)
         return error.code
     except Exception as error:
         return _unexpected(error)
-    leave_group()
+
+
+def _train(config: RunConfig, notice: PreemptionNotice) -> int:
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", str(config.spec.scale.devices_per_node)))
+    beacon_from_environment()
+    membership = membership_from_environment()
+    try:
+        group = alone(membership.local_rank, local_world, config.spec.scale.resources.gpu)
+        train_through_generations(config, group, membership, notice)
+    finally:
+        membership.leave()
     return ExitCode.OK
-
-
-def is_peer_loss(error: BaseException) -> bool:
-    """Whether an exception of a collective means that another rank is gone."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _PEER_LOSS)
 
 
 def _unexpected(error: Exception) -> int:
     if is_peer_loss(error):
-        print(redact(f"lost a peer: {str(error).splitlines()[0]}"), file=sys.stderr, flush=True)
+        print(redact(f"lost a peer: {words(error)}"), file=sys.stderr, flush=True)
         return ExitCode.TRY_AGAIN
     if isinstance(error, torch.OutOfMemoryError):
         print("error: the device is out of memory. Lower train.micro_batch; results do not change.", file=sys.stderr)

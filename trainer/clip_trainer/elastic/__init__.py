@@ -1,6 +1,8 @@
-"""Keep a group of worker processes training while pods, workers and the rendezvous store come and go.
+"""Keep a group of worker processes training while pods, workers and the coordinator come and go.
 
-`launch` runs one agent per pod. The agent meets the others through torch's c10d rendezvous (the one torchrun uses),
-starts one worker per device, and restarts the group in place when a worker dies or a pod joins or leaves. What it does
-next is decided by pure functions (`policy`); processes, store and clock are at the rim.
+Workers meet at a `coordinator`, which tells each `membership` who trains with whom, generation after generation; their
+`process_group` changes, the processes stay. `launch` runs one `agent` per pod: it keeps a process in each `slot`, and
+replaces one that has died, or that hangs, which its `beacon` shows and the `watchdog` judges. What happens next is
+decided by pure functions and sans-IO cores (`policy`, `watchdog`, `coordinator`); processes, sockets and clocks are at
+the rim.
 """

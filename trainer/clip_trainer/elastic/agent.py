@@ -1,34 +1,33 @@
-"""The agent of one node: keeps its workers in the group, one round after the other, until the run is over.
+"""The agent of one node: keeps a worker in each of its slots until the run is over.
 
-A round is: meet the other nodes, start the workers, watch. It ends when all workers have finished, when one fails, when
-a node wants in, when the group is closed, or when we are told to stop.
+The workers find each other by themselves (`membership`); the agent only sees to it that they exist. A worker that dies
+or hangs is replaced alone, its neighbours keep their processes and their state. The agent ends when all its workers
+have finished, when the run is closed, when trying again cannot help any more, or when it is told to stop.
 """
 
 from __future__ import annotations
 
-import enum
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
-from clip_trainer.elastic.policy import Diagnosis, Failure, RestartBudget, cause_of, diagnose
-from clip_trainer.elastic.reconnect import Reconnect
-from clip_trainer.elastic.rendezvous import ClosedError, Meeting, NotEnoughNodesError, Round, StoreLostError
-from clip_trainer.elastic.settings import LaunchSettings
-from clip_trainer.elastic.workers import Workers
+from clip_trainer.elastic.policy import Diagnosis, Failure, cause_of, diagnose
+from clip_trainer.elastic.slot import Slot
 from clipctl.contract import names
 from clipctl.contract.errors import ExitCode
+from clipctl.contract.failpoints import failpoint
 
-DRAIN_SECONDS = 1.0
-"""What the other workers get to end by themselves after one has died: they hold nothing that is not safe already."""
-REGROUP_SECONDS = 60.0
-"""Longest time for the checkpoint before a round is left for a new node."""
-FINISH_SECONDS = 60.0
-"""Longest time to wait for other nodes' workers to finish after ours have."""
-_ASKED_TO_END = (ExitCode.TRY_AGAIN, -signal.SIGTERM)  # the signal kills a worker that has only just started
+TOGETHER_SECONDS = 5.0
+"""A worker that lost a peer within this time of a neighbour's death is that death's victim."""
+FINISH_SECONDS = 600.0
+"""What our workers get to end by themselves after others have said that the run is complete."""
+CLOSED_SECONDS = 10.0
+"""The same after the run was closed with an error: nothing they do can still matter."""
+KILL_SECONDS = 30.0
+"""Longest wait for killed workers: one in uninterruptible sleep (a wedged device) does not go, but the agent must."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,16 @@ class Outcome:
     exhausted: bool = False
 
 
-class StopRequested(BaseException):
-    """Raised by the signal handler where the agent waits inside torch. Not an `Exception`, so nobody swallows it."""
+class Verdict(Protocol):
+    """Whether the run is over for everybody. Both calls return at once, also while nobody answers."""
 
+    def close(self, code: int) -> None:
+        """End the run for everybody with exit code `code`; the first one to close decides."""
+        ...
 
-class _Ending(enum.Enum):
-    WORKERS_ENDED = enum.auto()
-    REGROUP = enum.auto()
-    CLOSED = enum.auto()
-    STOP = enum.auto()
+    def closed(self) -> int | None:
+        """The code the run was closed with; None while it goes on."""
+        ...
 
 
 @dataclass
@@ -58,16 +58,12 @@ class Hooks:
     """The outside world of an agent, replaceable in tests.
 
     Attributes:
-        connect: opens the meeting; raises `StoreLostError`.
-        environments: the workers' environments of a round, by global rank.
-        progress: newest safely stored step, -1 if none.
+        verdict: of the run.
         oom_kills: the kernel's counter of out-of-memory kills.
         log: takes one line.
     """
 
-    connect: Callable[[], Meeting]
-    environments: Callable[[Round], dict[int, dict[str, str]]]
-    progress: Callable[[], int]
+    verdict: Verdict
     oom_kills: Callable[[], int]
     log: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -78,230 +74,155 @@ class Agent:
     """See the module's docstring.
 
     Args:
-        settings: limits and intervals.
-        workers: this node's processes.
+        slots: places for workers.
         grace: seconds the workers get to write a checkpoint after SIGTERM.
+        interval: seconds between two looks at the slots.
         hooks: the outside world.
     """
 
-    def __init__(self, settings: LaunchSettings, workers: Workers, grace: float, hooks: Hooks) -> None:
-        self._settings = settings
-        self._workers = workers
+    def __init__(self, slots: Sequence[Slot], grace: float, interval: float, hooks: Hooks) -> None:
+        self._slots = slots
         self._grace = grace
+        self._interval = interval
         self._hooks = hooks
-        self._budget = RestartBudget(settings.max_restarts)
-        self._meeting: Meeting | None = None
-        self._reconnect: Reconnect | None = None
         self._stop = False
-        self._interruptible = False
+        self._recent: list[Failure] = []
         self._oom_kills = hooks.oom_kills()
 
     def request_stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Checkpoint and end; usable as a signal handler. Repeating it changes nothing."""
         self._stop = True
-        if self._interruptible:
-            self._interruptible = False
-            raise StopRequested
 
     def run(self) -> Outcome:
-        """Work until the run is over, the budget is used up or a stop is requested. No worker survives the return."""
+        """Work until there is an outcome. No worker survives the return."""
         try:
             while True:
-                outcome = self._one_round()
+                outcome = self._turn()
                 if outcome is not None:
                     return outcome
-        except StopRequested:
-            return self._stopped()
+                self._hooks.sleep(self._interval)
         finally:
-            self._workers.kill()
+            self._kill()
 
-    def _one_round(self) -> Outcome | None:
-        place = self._join()
-        if isinstance(place, Outcome):
-            return place
-        self._hooks.log(f"round with {place.nodes} nodes, this is node {place.node_rank}")
-        self._workers.start(self._hooks.environments(place))
-        ending = self._watch()
-        if ending is _Ending.STOP:
-            return self._stopped()
-        if ending is _Ending.CLOSED:
-            return self._closed()
-        if ending is _Ending.REGROUP:
-            return self._regroup()
-        return self._workers_ended()
-
-    # Joining
-
-    def _join(self) -> Round | Outcome:
-        deadline = self._hooks.clock() + self._settings.rendezvous_seconds
-        delay = 0.5
-        if self._reconnect is not None:
-            self._reconnect.cancel()
-            self._reconnect = None
-        with self._interruptible_by_stop():
-            while True:
-                try:
-                    if self._meeting is None:
-                        self._meeting = self._hooks.connect()
-                    return self._meeting.join()
-                except ClosedError:
-                    return self._closed()
-                except NotEnoughNodesError:
-                    message = f"fewer than {self._settings.min_nodes} nodes came to the rendezvous"
-                    return Outcome(ExitCode.TRY_AGAIN, names.CAUSE_INFRASTRUCTURE, message=message)
-                except StoreLostError as error:
-                    self._meeting = None
-                    if self._hooks.clock() >= deadline:
-                        message = f"the rendezvous store at {self._settings.endpoint} does not answer: {error}"
-                        return Outcome(ExitCode.UNAVAILABLE, names.CAUSE_INFRASTRUCTURE, message=message)
-                    self._hooks.log(f"no rendezvous ({error}); next try in {delay:g} s")
-                self._hooks.sleep(delay)
-                delay = min(5.0, delay * 2)
-
-    # Watching
-
-    def _watch(self) -> _Ending:
-        while self._workers.poll() and not self._workers.failures:
-            if self._stop:
-                return _Ending.STOP
-            news = self._news()
-            if news is not None:
-                return news
-            self._hooks.sleep(self._settings.monitor_interval)
-        return _Ending.STOP if self._stop else _Ending.WORKERS_ENDED
-
-    def _news(self) -> _Ending | None:
-        if self._meeting is None:
-            assert self._reconnect is not None
-            self._meeting = self._reconnect.result()
-            return None if self._meeting is None else _Ending.REGROUP
-        try:
-            if self._meeting.is_closed():
-                return _Ending.CLOSED
-            return _Ending.REGROUP if self._meeting.someone_waits() else None
-        except StoreLostError as error:
-            self._lose_store(error)
-            return None
-
-    def _lose_store(self, error: StoreLostError) -> None:
-        # The workers do not need the store: they go on, and the group meets again when a new one is up.
-        self._hooks.log(f"lost the rendezvous store ({error}); training goes on")
-        self._meeting = None
-        self._reconnect = Reconnect(self._hooks.connect)
-
-    # Ends of a round
-
-    def _regroup(self) -> Outcome | None:
-        self._hooks.log("the group changes: checkpoint, then meet again")
-        self._workers.send(signal.SIGTERM)
-        self._workers.wait(min(self._grace, REGROUP_SECONDS), until=lambda: bool(self._hard_failures()))
+    def _turn(self) -> Outcome | None:
         if self._stop:
             return self._stopped()
-        if self._hard_failures() or not (self._workers.failures or self._workers.pids):
-            return self._workers_ended()
-        self._workers.kill()
+        code = self._hooks.verdict.closed()
+        if code is not None:
+            return self._closed(code)
+        failures = self._look()
+        if failures:
+            outcome = self._handle(failures)
+            if outcome is not None:
+                return outcome
+        if all(slot.done for slot in self._slots):
+            return Outcome(ExitCode.OK, message="the run is complete")
+        for slot in self._slots:
+            slot.start_if_due(self._hooks.clock())
         return None
 
-    def _hard_failures(self) -> bool:
-        """Whether a worker that was asked to end did so for a reason of its own."""
-        return any(failure.status not in _ASKED_TO_END for failure in self._workers.failures)
+    def _look(self) -> dict[Slot, Failure]:
+        now = self._hooks.clock()
+        found = {slot: slot.look(now) for slot in self._slots}
+        return {slot: failure for slot, failure in found.items() if failure is not None}
 
-    def _workers_ended(self) -> Outcome | None:
-        self._workers.wait(DRAIN_SECONDS)
-        failures = self._workers.failures
-        self._workers.kill()
-        if not failures:
-            return self._finish()
-        self._budget.note_progress(self._hooks.progress())
-        diagnosis = self._diagnose(failures, killed_for_memory=self._new_oom_kill())
-        if diagnosis.permanent:
-            self._hooks.log(f"{diagnosis.message}; this cannot be mended by trying again")
-            self._tell_everybody(diagnosis.code)
-            return _outcome(diagnosis)
-        if not self._budget.spend(diagnosis):
-            self._hooks.log(f"{diagnosis.message}; no restarts left")
-            self._leave()
-            return _outcome(diagnosis, exhausted=True)
-        limit = self._settings.max_restarts
-        self._hooks.log(f"{diagnosis.message}; restart {self._budget.used} of {limit} without progress")
-        with self._interruptible_by_stop():
-            self._hooks.sleep(self._budget.backoff)
+    # Failures
+
+    def _handle(self, failures: dict[Slot, Failure]) -> Outcome | None:
+        """Restart every slot whose worker has failed; an outcome if that cannot help."""
+        now = self._hooks.clock()
+        failpoint("elastic.worker_failed")
+        self._recent = [failure for failure in self._recent if failure.at >= now - TOGETHER_SECONDS]
+        self._recent += failures.values()
+        killed_for_memory = self._new_oom_kill(failures)
+        root = diagnose(self._recent, killed_for_memory=killed_for_memory)
+        if root.permanent:
+            return self._permanent(root)
+        for slot, failure in failures.items():
+            own = diagnose([failure], killed_for_memory=killed_for_memory)
+            if not slot.restart(own, now):
+                return self._exhausted(killed_for_memory)
+            budget = slot.budget
+            when = f"in {budget.backoff:g} s" if budget.backoff else "at once"
+            self._hooks.log(f"{own.message}; restart {budget.used} of {budget.limit} without progress, {when}")
         return None
 
-    def _diagnose(self, failures: list[Failure], *, killed_for_memory: bool = False) -> Diagnosis:
-        found = diagnose(failures, killed_for_memory=killed_for_memory)
-        words = self._workers.last_words(found.rank)
-        return replace(found, message=f"{found.message}: {words}") if words else found
-
-    def _new_oom_kill(self) -> bool:
+    def _new_oom_kill(self, failures: dict[Slot, Failure]) -> bool:
+        if not any(failure.status == -signal.SIGKILL for failure in failures.values()):
+            return False
         before, self._oom_kills = self._oom_kills, self._hooks.oom_kills()
         return self._oom_kills > before
 
-    def _finish(self) -> Outcome | None:
-        """Ours have finished; see that nobody else is still needed. A node that failed meanwhile gets a new round."""
-        done = Outcome(ExitCode.OK, message="the run is complete")
-        deadline = self._hooks.clock() + FINISH_SECONDS
-        try:
-            if self._meeting is None:
-                return done
-            self._meeting.mark_finished()
-            while not self._meeting.all_finished() and not self._meeting.is_closed():
-                if self._stop or self._hooks.clock() >= deadline:
-                    break
-                if self._meeting.someone_waits():
-                    return None
-                self._hooks.sleep(self._settings.monitor_interval)
-            self._meeting.close(ExitCode.OK)
-        except StoreLostError as error:
-            self._hooks.log(f"the rendezvous store is gone at the end ({error})")
-        return done
+    def _permanent(self, diagnosis: Diagnosis) -> Outcome:
+        self._hooks.log(f"{diagnosis.message}; this cannot be mended by trying again")
+        failpoint("elastic.closing")
+        self._hooks.verdict.close(diagnosis.code)
+        self._wait(CLOSED_SECONDS)
+        return _outcome(diagnosis)
 
-    def _closed(self) -> Outcome:
-        verdict: int | None = None
-        with suppress(StoreLostError):
-            verdict = None if self._meeting is None else self._meeting.verdict()
-        if verdict == ExitCode.OK:
-            self._workers.wait(FINISH_SECONDS, until=lambda: self._stop)
-        self._workers.kill()
-        if verdict is None:
-            return Outcome(ExitCode.TRY_AGAIN, names.CAUSE_INFRASTRUCTURE, message="the group was closed")
-        if verdict == ExitCode.OK:
+    def _exhausted(self, killed_for_memory: bool) -> Outcome:
+        self._send_stop()
+        # A victim may have ended before the neighbour that it lost.
+        meanwhile = [failure for failure in self._wait(self._grace) if failure.status != -signal.SIGTERM]
+        diagnosis = diagnose([*self._recent, *meanwhile], killed_for_memory=killed_for_memory)
+        self._hooks.log(f"{diagnosis.message}; no restarts left")
+        return _outcome(diagnosis, exhausted=True)
+
+    # Ends
+
+    def _closed(self, code: int) -> Outcome:
+        """Somebody has ended the run; our workers hear of it as well."""
+        complete = code == ExitCode.OK
+        failures = self._wait(FINISH_SECONDS if complete else CLOSED_SECONDS, until=lambda: self._stop)
+        if self._stop:
+            self._send_stop()
+            failures += self._wait(self._grace)
+        if complete:
             return Outcome(ExitCode.OK, message="the run is complete")
-        return Outcome(verdict, cause_of(verdict), message="another node found an error that trying again cannot mend")
+        own = [failure for failure in [*self._recent, *failures] if failure.status == code]
+        if own:
+            return _outcome(diagnose(own))
+        return Outcome(code, cause_of(code), message="another node found an error that trying again cannot mend")
 
     def _stopped(self) -> Outcome:
+        failpoint("elastic.stopping")
         self._hooks.log(f"told to stop: the workers have {self._grace:g} s for their checkpoint")
-        self._workers.send(signal.SIGTERM)
-        in_time = self._workers.wait(self._grace)
-        failures, ran = self._workers.failures, self._workers.started
-        self._workers.kill()
-        self._leave()
-        if ran and in_time and not failures:
+        self._send_stop()
+        failures = self._wait(self._grace)
+        in_time = not self._running()
+        if all(slot.done for slot in self._slots):
             return Outcome(ExitCode.OK, message="the run is complete")
-        if failures and diagnose(failures).permanent:
-            return _outcome(self._diagnose(failures))
+        if failures:
+            found = diagnose(failures)
+            if found.permanent:
+                self._hooks.verdict.close(found.code)
+                return _outcome(found)
         message = "stopped after a checkpoint" if in_time else "stopped; the checkpoint took longer than the grace"
         return Outcome(ExitCode.TRY_AGAIN, names.CAUSE_PREEMPTION, message=message)
 
-    def _tell_everybody(self, code: int) -> None:
-        with suppress(StoreLostError):
-            if self._meeting is not None:
-                self._meeting.close(code)
+    # Waiting
 
-    def _leave(self) -> None:
-        with suppress(StoreLostError):
-            if self._meeting is not None:
-                self._meeting.leave()
+    def _running(self) -> bool:
+        return any(slot.pid is not None for slot in self._slots)
 
-    @contextmanager
-    def _interruptible_by_stop(self) -> Iterator[None]:
-        self._interruptible = True
-        try:
-            if self._stop:
-                raise StopRequested
-            yield
-        finally:
-            self._interruptible = False
+    def _wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> list[Failure]:
+        """Wait until no worker runs, at most `seconds` or until `until()`; the failures seen meanwhile."""
+        deadline = self._hooks.clock() + seconds
+        failures: list[Failure] = []
+        while True:
+            failures += self._look().values()
+            if not self._running() or self._hooks.clock() >= deadline or until():
+                return failures
+            self._hooks.sleep(self._interval)
+
+    def _send_stop(self) -> None:
+        for slot in self._slots:
+            slot.send(signal.SIGTERM)
+
+    def _kill(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+        self._wait(KILL_SECONDS)
 
 
 def _outcome(diagnosis: Diagnosis, *, exhausted: bool = False) -> Outcome:

@@ -29,16 +29,23 @@ _CAUSES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """One worker that ended badly: its global rank, `Popen.returncode`, and when (monotonic seconds)."""
+    """One worker that ended badly."""
 
     rank: int
+    """-1 if it had none yet."""
     status: int
+    """`Popen.returncode`; `ExitCode.HUNG` if the watchdog killed it."""
     at: float
+    """Monotonic seconds."""
+    name: str = ""
+    """What to call it; default: its rank."""
+    words: str = ""
+    """What it said last, or how it hung."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a group of workers failed: exit code, cause (names.CAUSES), the rank to blame and a sentence."""
+    """Why workers failed: exit code, cause (names.CAUSES), the rank to blame (-1: it had none) and a sentence."""
 
     code: int
     cause: str
@@ -65,15 +72,22 @@ def diagnose(failures: Sequence[Failure], *, killed_for_memory: bool = False) ->
 
 
 def _explain(failure: Failure, killed_for_memory: bool) -> Diagnosis:
-    rank, status = failure.rank, failure.status
+    status = failure.status
     if status == -signal.SIGKILL and killed_for_memory:
-        message = f"rank {rank} was killed because the memory limit was reached"
-        return Diagnosis(KILLED_FOR_MEMORY, names.CAUSE_OUT_OF_MEMORY, rank, message)
-    if status < 0:
-        message = f"rank {rank} was killed by {_signal_name(-status)}"
-        return Diagnosis(ExitCode.TRY_AGAIN, names.CAUSE_INFRASTRUCTURE, rank, message)
-    code = status if status in _OURS else int(ExitCode.INTERNAL)
-    return Diagnosis(code, cause_of(code), rank, f"rank {rank} ended with exit code {status}")
+        code, cause, end = (
+            KILLED_FOR_MEMORY,
+            names.CAUSE_OUT_OF_MEMORY,
+            "was killed because the memory limit was reached",
+        )
+    elif status < 0:
+        code, cause, end = int(ExitCode.TRY_AGAIN), names.CAUSE_INFRASTRUCTURE, f"was killed by {_signal_name(-status)}"
+    elif status == ExitCode.HUNG:
+        code, cause, end = status, names.CAUSE_HANG, "hung"
+    else:
+        code = status if status in _OURS else int(ExitCode.INTERNAL)
+        cause, end = cause_of(code), f"ended with exit code {status}"
+    message = f"{failure.name or f'rank {failure.rank}'} {end}"
+    return Diagnosis(code, cause, failure.rank, f"{message}: {failure.words}" if failure.words else message)
 
 
 def cause_of(code: int) -> str:
@@ -96,7 +110,7 @@ class RestartBudget:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._used = 0
         self._best_step = -1
 
@@ -116,7 +130,7 @@ class RestartBudget:
 
         A worker that ran out of memory gets one restart at most: the same step will most likely need as much again.
         """
-        limit = min(1, self._limit) if diagnosis.cause == names.CAUSE_OUT_OF_MEMORY else self._limit
+        limit = min(1, self.limit) if diagnosis.cause == names.CAUSE_OUT_OF_MEMORY else self.limit
         if diagnosis.permanent or self._used >= limit:
             return False
         self._used += 1
@@ -126,6 +140,6 @@ class RestartBudget:
     def backoff(self) -> float:
         """Seconds to wait before the restart just taken: none for the first, then 1, 2, 4 ... up to 30.
 
-        It depends on nothing else, so agents that failed together also come back together.
+        It depends on nothing else, so workers that failed together also come back together.
         """
         return 0.0 if self._used <= 1 else min(LONGEST_BACKOFF, 2.0 ** (self._used - 2))

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from clip_trainer.elastic.member_settings import ENV_NODE
 from clipctl.contract.errors import SpecError
-
-DEFAULT_RENDEZVOUS: Mapping[str, str] = {
-    "is_host": "0",  # the store is a process of its own
-    "join_timeout": "600",  # s to wait for the least number of nodes
-    "last_call_timeout": "1",  # s to wait for more nodes once there are enough; torch's 30 s is paid at every regroup
-    "keep_alive_interval": "1",  # s between heartbeats
-    "keep_alive_max_attempt": "3",  # missed heartbeats after which a node counts as gone
-    "read_timeout": "10",  # s for one operation of the store
-}
-"""Used for what PET_RDZV_CONF leaves out. With these a lost node costs about 6 s instead of torch's 43 s."""
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
@@ -31,17 +23,16 @@ class LaunchSettings:
     max_nodes: int
     workers_per_node: int
     endpoint: str
-    """host:port of the rendezvous store; empty: a run of one node that keeps its own."""
+    """host:port of the coordinator; empty: a run of one node that keeps its own."""
     rendezvous_id: str
-    rendezvous: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_RENDEZVOUS))
+    node: str = "node"
+    """Name of this node, different from all others'."""
+    last_call: float = 1.0
+    """Seconds that the first workers wait for more once there are enough; torch's default of 30 is for no one."""
     max_restarts: int = 3
     """Restarts in place without progress in between."""
     monitor_interval: float = 0.1
     """Seconds between two looks at the workers."""
-    local_address: str | None = None
-    """Address under which the other nodes reach this one; default: the fully qualified host name."""
-    rendezvous_seconds: float = 300.0
-    """How long to look for a store that does not answer before giving up with exit code 69."""
     termination_log: Path = Path(DEFAULT_TERMINATION_LOG)
 
     @classmethod
@@ -64,11 +55,10 @@ class LaunchSettings:
             workers_per_node=_worker_count(environment.get("PET_NPROC_PER_NODE", "1")),
             endpoint=endpoint,
             rendezvous_id=environment.get("PET_RDZV_ID") or "none",
-            rendezvous={**DEFAULT_RENDEZVOUS, **_pairs(environment.get("PET_RDZV_CONF", ""))},
+            node=environment.get(ENV_NODE) or socket.gethostname(),
+            last_call=_last_call(environment.get("PET_RDZV_CONF", "")),
             max_restarts=_number(environment, "PET_MAX_RESTARTS", 3),
             monitor_interval=_seconds(environment, "PET_MONITOR_INTERVAL", 0.1),
-            local_address=environment.get("PET_LOCAL_ADDR") or None,
-            rendezvous_seconds=_seconds(environment, "CLIPCTL_RENDEZVOUS_SECONDS", 300.0),
             termination_log=Path(environment.get("CLIPCTL_TERMINATION_LOG", DEFAULT_TERMINATION_LOG)),
         )
 
@@ -107,6 +97,12 @@ def _pairs(text: str) -> dict[str, str]:
             raise SpecError(f"PET_RDZV_CONF has {item!r}; it must be KEY=VALUE,KEY=VALUE.")
         pairs[key.strip()] = value.strip()
     return pairs
+
+
+def _last_call(conf: str) -> float:
+    """The one entry of PET_RDZV_CONF that means something to our coordinator."""
+    name = "last_call_timeout"
+    return _seconds({f"{name} of PET_RDZV_CONF": _pairs(conf).get(name, "")}, f"{name} of PET_RDZV_CONF", 1.0)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:

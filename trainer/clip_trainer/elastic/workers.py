@@ -1,6 +1,6 @@
-"""The worker processes of one agent: start, watch, stop, and pass on what they print.
+"""One worker process of an agent: start, watch, stop, and pass on what it prints.
 
-Each worker leads a session of its own, so its whole process group can be killed. Nothing a worker started survives it.
+A worker leads a session of its own, so its whole process group can be killed. Nothing a worker started survives it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
-from clip_trainer.elastic.policy import Failure
+from clip_trainer.elastic.beacon import ENV_BEACON, Reading, read_beacon
 
-_POLL = 0.02
 _LONGEST_LINE = 1 << 16
 _OUTPUT_DRAIN = 2.0
 _ERROR = b"error: "
 _LONGEST_WORDS = 1000  # Kubernetes keeps 4096 bytes of a termination message
-_LONGEST_KILL = 30.0
 
 
 class LineSink:
@@ -39,117 +37,100 @@ class LineSink:
             self._stream.flush()
 
 
-@dataclass
-class _Worker:
-    rank: int
-    process: subprocess.Popen[bytes]
-    reader: threading.Thread = field(init=False)
-    ended_at: float | None = None
-    last_words: str = ""
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-
-class Workers:
-    """The processes of one round. Use from the main thread only: their death signal is tied to the starting thread.
+class Worker:
+    """A started process. Use from the main thread only: its death signal is tied to the thread that started it.
 
     Args:
-        command: program and arguments, the same for every worker.
-        sink: where their output goes.
+        slot: its number on this node; the name of its lines until it has a rank.
+        command: program and arguments.
+        environment: all of it; the file named by `CLIPCTL_BEACON` is its beacon.
+        sink: where its output goes.
         clock: monotonic seconds.
     """
 
-    def __init__(self, command: Sequence[str], sink: LineSink, clock: Callable[[], float] = time.monotonic) -> None:
-        self._command = list(command)
+    def __init__(
+        self,
+        slot: int,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        sink: LineSink,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._slot = slot
         self._sink = sink
         self._clock = clock
-        self._workers: list[_Worker] = []
-
-    def start(self, environments: Mapping[int, Mapping[str, str]]) -> None:
-        """Start one worker per global rank, each with its own environment. All earlier ones must have ended."""
-        assert all(worker.ended_at is not None for worker in self._workers)
-        self._workers = []
-        for rank, environment in environments.items():
-            process = subprocess.Popen(
-                self._command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            worker = _Worker(rank, process)
-            worker.reader = threading.Thread(target=self._copy_output, args=(worker,), daemon=True)
-            worker.reader.start()
-            self._workers.append(worker)
+        self._beacon = Path(environment[ENV_BEACON]) if ENV_BEACON in environment else None
+        self._process = subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._last_words = ""
+        self.ended_at: float | None = None
+        """When its end was noticed, monotonic seconds; None while it runs."""
+        self._reader = threading.Thread(target=self._copy_output, daemon=True)
+        self._reader.start()
 
     @property
-    def started(self) -> bool:
-        """Whether there has been a round at all."""
-        return bool(self._workers)
+    def pid(self) -> int:
+        """Its process id, which is also its process group's."""
+        return self._process.pid
 
-    @property
-    def pids(self) -> dict[int, int]:
-        """Pid by global rank of the workers that still run."""
-        return {worker.rank: worker.pid for worker in self._workers if worker.ended_at is None}
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        if self.ended_at is None and _has_ended(self.pid):
+            # Not reaped yet, so the process group id cannot belong to anybody else.
+            _kill_group(self.pid)
+            self._process.wait()
+            self.ended_at = self._clock()
+        return None if self.ended_at is None else self._process.returncode
 
-    def poll(self) -> bool:
-        """Look which workers have ended; True while at least one still runs."""
-        for worker in self._workers:
-            if worker.ended_at is None and _has_ended(worker.pid):
-                # Not reaped yet, so the process group id cannot belong to anybody else.
-                _kill_group(worker.pid, signal.SIGKILL)
-                worker.process.wait()
-                worker.ended_at = self._clock()
-        return any(worker.ended_at is None for worker in self._workers)
+    def reading(self) -> Reading | None:
+        """What its beacon says; None if it has none yet."""
+        return None if self._beacon is None else read_beacon(self._beacon)
 
-    @property
-    def failures(self) -> list[Failure]:
-        """Workers that ended with another status than 0."""
-        return [
-            Failure(worker.rank, worker.process.returncode, worker.ended_at)
-            for worker in self._workers
-            if worker.ended_at is not None and worker.process.returncode != 0
-        ]
+    def state(self) -> str:
+        """The state letter of its process; X once it has ended."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "X"
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the workers themselves (not to what they started)."""
-        for pid in self.pids.values():
+        """Send a signal to the worker itself, not to what it started. Nothing happens if it has ended."""
+        if self.ended_at is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for all to end, at most `seconds` or until `until()`; True if all have."""
-        deadline = self._clock() + seconds
-        while self.poll():
-            if self._clock() >= deadline or until():
-                return False
-            time.sleep(_POLL)
-        return True
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL whatever still runs, and finish passing on what was printed."""
-        for pid in self.pids.values():
-            _kill_group(pid, signal.SIGKILL)
-        # Bounded: a process in uninterruptible sleep (a wedged device) cannot be killed, and the agent must end too.
-        self.wait(_LONGEST_KILL)
-        for worker in self._workers:
-            worker.reader.join(_OUTPUT_DRAIN)
+        """SIGKILL its process group; `poll` tells when that has had its effect."""
+        if self.ended_at is None:
+            _kill_group(self.pid)
 
-    def last_words(self, rank: int) -> str:
-        """The last `error: ...` line that the worker printed, without that prefix; empty if there is none."""
-        return next((worker.last_words for worker in self._workers if worker.rank == rank), "")
+    def last_words(self) -> str:
+        """The last `error: ...` line it printed, without that prefix; empty if there is none. For an ended worker."""
+        self._reader.join(_OUTPUT_DRAIN)
+        return self._last_words
 
-    def _copy_output(self, worker: _Worker) -> None:
-        assert worker.process.stdout is not None
-        prefix = f"[rank {worker.rank}] ".encode()
-        with worker.process.stdout as stream:
+    def _copy_output(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
             while line := stream.readline(_LONGEST_LINE):
-                self._sink.write(prefix, line)
+                self._sink.write(f"[{self._name()}] ".encode(), line)
                 if line.startswith(_ERROR):
-                    worker.last_words = line[len(_ERROR) :].decode(errors="replace").strip()[:_LONGEST_WORDS]
+                    self._last_words = line[len(_ERROR) :].decode(errors="replace").strip()[:_LONGEST_WORDS]
+
+    def _name(self) -> str:
+        # Asked for every line: a worker has no rank when it starts, and another one in the next generation.
+        return worker_name(self._slot, self.reading())
+
+
+def worker_name(slot: int, reading: Reading | None) -> str:
+    """What reports call a worker: its rank, or its number on this node while it has none."""
+    return f"local rank {slot}" if reading is None or reading.rank < 0 else f"rank {reading.rank}"
 
 
 def _has_ended(pid: int) -> bool:
@@ -159,6 +140,6 @@ def _has_ended(pid: int) -> bool:
         return True
 
 
-def _kill_group(pid: int, number: signal.Signals) -> None:
+def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+        os.killpg(pid, signal.SIGKILL)
