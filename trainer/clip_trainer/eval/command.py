@@ -18,13 +18,15 @@ from typing import Any
 
 import torch
 
+from clip_trainer.elastic import process_group
+from clip_trainer.elastic.membership import membership_from_environment
 from clip_trainer.eval.encoder import Encoder
 from clip_trainer.eval.evaluate import Evaluator
 from clip_trainer.jsonanswer import answer
 from clip_trainer.library.create import create_model
 from clip_trainer.library.tokenizers import get_tokenizer
 from clip_trainer.model import get_precision
-from clip_trainer.train.group import Group, join_group, leave_group
+from clip_trainer.train.group import Group, alone
 from clip_trainer.vision import transforms_for
 from clipctl.contract.errors import MissingError
 from clipctl.contract.sections import EvalSection
@@ -41,11 +43,15 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     section = EvalSection.model_validate_json(json.dumps(request["eval"]))
-    with _peers(int(request["processes"]), arguments[0]):
-        group = join_group(int(request["processes"]), _gpus(request["device"]))
+    processes = int(request["processes"])
+    with _peers(processes, arguments[0]):
+        membership = membership_from_environment()
+        group, generation = alone(membership.local_rank, processes, _gpus(request["device"])), membership.next()
+        group.become(generation.rank, generation.world)
+        process_group.enter(generation, group.device)
         evaluator = Evaluator(group, section, max(2, len(os.sched_getaffinity(0)) // group.world))
         results = evaluator.run(_encoder(request, group), evaluator.names)
-        leave_group()
+        process_group.leave_group()
     return {"results": results, "processes": group.world, "device": group.device.type}
 
 

@@ -44,7 +44,7 @@ class Evaluation:
         encoder = encoder_for(
             run.model, precision, run.group.device, run.transforms.preprocess, tokenizer_folder(run.spec.model.name)
         )
-        with run.averaged_weights():
+        with run.averaged_weights(), run.parallel.whole(run.model):
             results = self._evaluator.run(encoder, names)
         run.events.write("eval", step=run.state.step, **results)
         self._logs.evaluation(results)

@@ -108,7 +108,5 @@ def _blocks(group: Group, rows: Rows, width: int) -> Iterator[Rows]:
             else:
                 features, numbers = torch.empty(size, width), torch.empty(2, size, dtype=torch.int64)
             features, numbers = features.to(group.device).contiguous(), numbers.to(group.device)
-            if group.world > 1:
-                dist.broadcast(features, src=owner)
-                dist.broadcast(numbers, src=owner)
+            group.broadcast_tensors([features, numbers], owner)
             yield Rows(features, numbers[0], numbers[1])

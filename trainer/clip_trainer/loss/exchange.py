@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from clip_trainer.elastic.beacon import current as beacon
+
 
 class Exchange(Protocol):
     """Collectives over the rows of one global batch; `counts[r]` of them are on rank r."""
@@ -85,7 +87,8 @@ class GroupExchange(Exchange):
         """One all-gather of padded rows."""
         padded = self._pad(rows)
         gathered = rows.new_empty(len(self.counts) * len(padded), rows.shape[1])
-        dist.all_gather_into_tensor(gathered, padded, group=self._group)
+        with beacon().waiting_for_peers():
+            dist.all_gather_into_tensor(gathered, padded, group=self._group)
         blocks = gathered.chunk(len(self.counts))
         return [block[:count] for block, count in zip(blocks, self.counts, strict=True)]
 
@@ -93,16 +96,19 @@ class GroupExchange(Exchange):
         """One reduce-scatter of padded rows."""
         padded = torch.cat([self._pad(block) for block in rows])
         mine = padded.new_empty(max(self.counts), padded.shape[1])
-        dist.reduce_scatter_tensor(mine, padded, group=self._group)
+        with beacon().waiting_for_peers():
+            dist.reduce_scatter_tensor(mine, padded, group=self._group)
         return mine[: self.counts[self.rank]]
 
     def max_(self, values: Tensor) -> None:
         """One all-reduce."""
-        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group)
+        with beacon().waiting_for_peers():
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self._group)
 
     def sum_(self, values: Tensor) -> None:
         """One all-reduce."""
-        dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
+        with beacon().waiting_for_peers():
+            dist.all_reduce(values, dist.ReduceOp.SUM, group=self._group)
 
     def _pad(self, rows: Tensor) -> Tensor:
         missing = max(self.counts) - len(rows)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from clip_trainer.checkpoint.tensors import Tensors
 from clip_trainer.model.config import TextConfig
 from clip_trainer.model.interchange import CONFIG_FILE, WEIGHTS_FILE, open_clip_config, to_bytes
+from clip_trainer.parallel.pieces import whole
 from clip_trainer.text import HFTokenizer, tokenizer_folder, tokenizer_for
 from clipctl.contract import layout
 
@@ -16,15 +19,24 @@ if TYPE_CHECKING:
     from clip_trainer.train.run import Run
 
 
-def write_export(run: Run) -> None:
-    """Store weights, configuration, preprocessing and tokenizer: the averaged weights if the run averages them, and
-    then those that were trained below `raw/` as well.
+def export_weights(run: Run) -> dict[str, Tensors]:
+    """What is exported, by folder: the averaged weights if the run averages them, and then those that were trained
+    below `raw/` as well. Collective if the model is sharded.
+    """
+    average, own = run.trainable.average, whole(run.model.state_dict())
+    return {"": own} if average is None else {"": whole(average.state_dict()), "raw/": own}
+
+
+def write_export(run: Run, folders: Mapping[str, Tensors]) -> None:
+    """Store weights, configuration, preprocessing and tokenizer.
+
+    Args:
+        run: the run.
+        folders: see `export_weights`.
     """
     config = run.model.config
     files = {CONFIG_FILE: json.dumps(open_clip_config(config, run.transforms.preprocess), indent=2).encode()}
     files |= tokenizer_files(config.text, tokenizer_folder(run.spec.model.name))
-    average, own = run.trainable.average, dict(run.model.state_dict())
-    folders = {"": own} if average is None else {"": average.state_dict(), "raw/": own}
     for folder, weights in folders.items():
         files[WEIGHTS_FILE] = to_bytes(weights, quick_gelu=config.quick_gelu)
         for name, data in files.items():

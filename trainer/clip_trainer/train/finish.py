@@ -6,12 +6,15 @@ import json
 import time
 from typing import Any
 
+from clip_trainer.checkpoint.tensors import Tensors
 from clip_trainer.eval.in_training import Evaluation
 from clip_trainer.train.curve import loss_curve_png
 from clip_trainer.train.events import read_events, trajectory
-from clip_trainer.train.export import write_export
+from clip_trainer.train.export import export_weights, write_export
+from clip_trainer.train.recording import progress
 from clip_trainer.train.run import Run
 from clipctl.contract import layout
+from clipctl.contract.failpoints import failpoint
 
 
 def finish(run: Run, evaluation: Evaluation) -> None:
@@ -21,31 +24,22 @@ def finish(run: Run, evaluation: Evaluation) -> None:
     with 0 (training-operator 1.9, pytorchjob_controller.go), so nobody may leave before the results are stored.
     """
     metrics = evaluation.at_the_end()
-    results = run.group.on_first(lambda: write_results(run, metrics))
+    failpoint("train.evaluated")
+    weights = export_weights(run)
+    results = run.group.on_first(lambda: write_results(run, metrics, weights))
     run.events.announce("finished", f"{run.spec.name}: finished after step {run.state.step}", results=results)
-    run.status.write(
-        {
-            "state": "Succeeded",
-            "step": run.state.step,
-            "total_steps": run.total_steps,
-            "samples_consumed": run.state.samples_consumed,
-            "loss": results["final_loss"],
-            "samples_per_second": None,
-            "eta_seconds": 0.0,
-            "world_size": run.group.world,
-            "incarnation": run.incarnation,
-            "attempt": run.config.attempt,
-            "goodput": results["goodput"],
-        }
-    )
+    if run.group.is_first:
+        run.status.write(progress(run, "Succeeded", results["final_loss"], 0.0) | {"eta_seconds": 0.0})
+    failpoint("train.finished")
     run.group.barrier()
 
 
-def write_results(run: Run, metrics: dict[str, Any]) -> dict[str, Any]:
+def write_results(run: Run, metrics: dict[str, Any], weights: dict[str, Tensors]) -> dict[str, Any]:
     """Store export, loss curve and `results.json`; returns the latter."""
     run.events.flush()
     steps = trajectory(read_events(run.store))
-    write_export(run)
+    write_export(run, weights)
+    failpoint("train.exported")
     run.store.write(layout.LOSS_CURVE, loss_curve_png(steps, run.spec.name))
     results = {
         "run": run.spec.name,

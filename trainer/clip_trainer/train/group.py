@@ -6,51 +6,84 @@ peer sent.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from clipctl.contract.errors import ClipError, TryAgainError, error_from_code
+from clip_trainer.elastic.beacon import current as beacon
+from clipctl.contract.errors import ClipError, error_from_code
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=30)
+COLLECTIVE_TIMEOUT = timedelta(seconds=15)
+"""Longest wait for a peer in one collective. A peer that dies closes its connections, which ends the wait at once; only
+a machine that vanishes, or a peer that hangs, costs this long."""
 _KEEP_ALIVE_SECONDS = 5.0
 _STILL_AT_IT = {"still": "at it"}
 _BUCKET_ELEMENTS = 1 << 23  # 32 MiB of fp32: big enough to be bandwidth-bound, small enough to bound the copy
 
 
-@dataclass(frozen=True)
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _waits_for_peers(method: Call) -> Call:
+    """Mark a collective in the beacon: whoever waits for a peer does not hang itself."""
+
+    @functools.wraps(method)
+    def marked(*arguments: Any, **options: Any) -> Any:
+        with beacon().waiting_for_peers():
+            return method(*arguments, **options)
+
+    return cast(Call, marked)
+
+
+@dataclass
 class Group:
-    """This process's place among the ranks, and the device it computes on."""
+    """This process's place among the ranks, and the device it computes on.
+
+    One object for the life of the process: when the group changes, `become` changes rank and world, and whoever holds
+    the object sees the new ones. Nobody may keep copies of them beyond a step.
+    """
 
     rank: int
     world: int
     local_rank: int
     device: torch.device
+    _action: Future[dict[str, Any]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def become(self, rank: int, world: int) -> None:
+        """Take another place, once an action that the old group gave up on has ended."""
+        if self._action is not None:
+            wait([self._action])
+            self._action = None
+        self.rank, self.world = rank, world
 
     @property
     def is_first(self) -> bool:
         """Whether this is rank 0, the one that talks to storage for all."""
         return self.rank == 0
 
-    def broadcast_json(self, value: Any) -> Any:
-        """Rank 0's `value` on every rank. Other ranks pass anything."""
+    @_waits_for_peers
+    def broadcast_json(self, value: Any, source: int = 0) -> Any:
+        """The `value` of rank `source` on every rank. Other ranks pass anything."""
         if self.world == 1:
             return value
-        payload = self._bytes(value if self.is_first else None)
+        mine = self.rank == source
+        payload = self._bytes(value if mine else None)
         size = torch.tensor([payload.numel()], dtype=torch.int64, device=self.device)
-        dist.broadcast(size, src=0)
-        if not self.is_first:
+        dist.broadcast(size, src=source)
+        if not mine:
             payload = torch.empty(int(size), dtype=torch.uint8, device=self.device)
-        dist.broadcast(payload, src=0)
+        dist.broadcast(payload, src=source)
         return json.loads(payload.cpu().numpy().tobytes())
 
+    @_waits_for_peers
     def gather_json(self, value: Any) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank."""
         if self.world == 1:
@@ -95,7 +128,7 @@ class Group:
     def _attempt_together(self, action: Callable[[], Any]) -> dict[str, Any]:
         pool = ThreadPoolExecutor(1, thread_name_prefix="every-rank")
         try:
-            future = pool.submit(self._attempt, action)
+            self._action = future = pool.submit(self._attempt, action)
             while True:
                 busy = bool(wait([future], timeout=_KEEP_ALIVE_SECONDS).not_done)
                 if not self.sum(torch.tensor([int(busy)], device=self.device)).item():
@@ -110,7 +143,7 @@ class Group:
             return dict(outcome)
         pool = ThreadPoolExecutor(1, thread_name_prefix="rank-0")
         try:
-            future = pool.submit(self._attempt, action)
+            self._action = future = pool.submit(self._attempt, action)
             while wait([future], timeout=_KEEP_ALIVE_SECONDS).not_done:
                 self.broadcast_json(_STILL_AT_IT)
             return dict(self.broadcast_json(future.result()))
@@ -124,12 +157,14 @@ class Group:
         except ClipError as error:
             return {"error": [error.problem, error.hint, int(error.code)]}
 
+    @_waits_for_peers
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """`tensor` summed over the ranks, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
+    @_waits_for_peers
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum the gradients over the ranks, in place, in buckets.
 
@@ -146,46 +181,36 @@ class Group:
                 gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
                 at += gradient.numel()
 
-    def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Make every rank's tensors equal to rank 0's, in place."""
+    @_waits_for_peers
+    def broadcast_tensors(self, tensors: Iterable[torch.Tensor], source: int = 0) -> None:
+        """Make every rank's tensors equal to those of rank `source`, in place."""
         if self.world > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor, src=source)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            dist.all_reduce(torch.zeros(1, device=self.device))
+            self.sum(torch.zeros(1, device=self.device))
 
     def _bytes(self, value: Any) -> torch.Tensor:
         return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
 
 
-def join_group(devices_per_node: int, gpus: int) -> Group:
-    """Join the process group that torchrun's environment describes; a single process needs none.
+def alone(local_rank: int, local_world: int, gpus: int) -> Group:
+    """This process on its device, not in any group yet.
 
-    Raises:
-        TryAgainError: the peers did not all arrive.
+    Args:
+        local_rank: number among the ranks of this node.
+        local_world: ranks of this node, which share its cores.
+        gpus: of the node; 0: it computes on the CPU.
     """
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
     else:
-        _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", str(devices_per_node))))
-    if world > 1:
-        try:
-            dist.init_process_group("nccl" if gpus else "gloo", timeout=COLLECTIVE_TIMEOUT)
-        except (RuntimeError, ValueError) as error:
-            raise TryAgainError(f"rank {rank} could not join its {world - 1} peers: {error}.") from error
-    return Group(rank, world, local_rank, device)
-
-
-def leave_group() -> None:
-    """Drop the process group without waiting for peers that may be dead."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+        _share_cores(local_world)
+    return Group(0, 1, local_rank, device)
 
 
 def _share_cores(processes: int) -> None:

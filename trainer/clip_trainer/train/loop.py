@@ -1,134 +1,176 @@
-"""The training loop, top to bottom.
+"""The training loop, top to bottom: the steps of one generation of the worker group.
 
 Position in the data, learning rate and loss depend on the step alone, never on the number of ranks or on what died on
-the way; so this loop can stop after any step and go on elsewhere.
+the way; so this loop can stop after any step and go on with other ranks.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from contextlib import closing
+from collections.abc import Callable
+from dataclasses import replace
 
-from clip_trainer.elastic.progress import report_progress
+from clip_trainer.data.loading.batch import Batch
+from clip_trainer.elastic.beacon import current as beacon
 from clip_trainer.eval.in_training import Evaluation
 from clip_trainer.log.experiment import ExperimentLogs
-from clip_trainer.model.interchange import open_clip_config
 from clip_trainer.optim import learning_rate
 from clip_trainer.train.batches import open_loader
 from clip_trainer.train.data_record import DataRecord
 from clip_trainer.train.finish import finish
-from clip_trainer.train.openclip_state import description
+from clip_trainer.train.health import Health
 from clip_trainer.train.preemption import PreemptionNotice
-from clip_trainer.train.recording import record
+from clip_trainer.train.recording import finite, record
 from clip_trainer.train.rollback import roll_back
 from clip_trainer.train.run import Run
+from clip_trainer.train.saving import Saving
 from clip_trainer.train.status import Rate
 from clip_trainer.train.step import StepResult
-from clipctl.contract import metric_names
-from clipctl.contract.errors import (
-    CannotCreateError,
-    CorruptError,
-    PermissionDeniedError,
-    TryAgainError,
-    UnavailableError,
-)
-
-STORAGE_FAILURES = (CannotCreateError, UnavailableError, PermissionDeniedError)
-MAX_FAILED_SAVES = 3  # a full disk may be cleaned up in time; losing more work than this is worse than stopping
+from clip_trainer.train.wishes import Wishes
+from clipctl.contract.errors import CorruptError, TryAgainError
+from clipctl.contract.failpoints import failpoint
 
 
-def train(run: Run, notice: PreemptionNotice) -> None:
+class RegroupError(Exception):
+    """Every rank has left the group after the same step, because another one is about to form."""
+
+
+def train(
+    run: Run,
+    notice: PreemptionNotice,
+    logs: ExperimentLogs,
+    changed: Callable[[], bool] = lambda: False,
+    stepped: Callable[[], None] = lambda: None,
+) -> None:
     """Train to the last step, then evaluate and export. Collective.
 
+    Args:
+        run: brought to the same state on every rank.
+        notice: whether this process was asked to stop.
+        logs: experiment logs.
+        changed: whether another group wants to form.
+        stepped: called when a step is recorded.
+
     Raises:
-        TryAgainError: a rank was asked to stop; the state is saved.
+        RegroupError: the group changes in good order.
+        TryAgainError: this rank was asked to stop; the state is saved.
         CannotCreateError: several checkpoints in a row could not be stored.
         CorruptError: too many samples are undecodable.
+        DivergenceError: ranks have different weights.
         SpecError: too many steps could not be used (see `rollback`).
     """
-    with closing(ExperimentLogs(run)) as logs:
-        _train(run, notice, Evaluation(run, logs), logs)
-
-
-def _train(run: Run, notice: PreemptionNotice, evaluation: Evaluation, logs: ExperimentLogs) -> None:
-    guard, average = run.trainable.guard, run.trainable.average
-    failed_saves = 0
-    rate = Rate()
+    evaluation, saving, health, rate = Evaluation(run, logs), Saving(run), Health(run), Rate()
+    evaluate(run, evaluation)
     with open_loader(run) as loader:
         data = DataRecord(run.events, run.metrics, loader.snapshot)
         while run.state.step < run.total_steps:
+            beacon().phase("data", run.state.step)
             batch = next(loader)
             assert batch.position_start == run.state.samples_consumed  # the data state is this one integer
+            beacon().phase("compute", run.state.step)
+            failpoint("train.before_step")
             lr = learning_rate(run.state.step, run.schedule)
             run.patch_dropout.apply(run.state.step)
+            mine = replace(saving.wishes(), preempted=int(notice.received), regroup=int(changed()))
 
-            started = time.monotonic()
-            result = run.step(batch, lr, notice.received)
-            seconds = time.monotonic() - started + batch.wait_seconds
-
-            run.state.step += 1
-            run.state.samples_consumed = batch.position_end
-            run.state.replaced += result.replaced
-            run.state.productive_seconds += seconds
+            health.before_step()
+            result, seconds = do_step(run, batch, lr, mine)
             rate.add(batch.position_end - batch.position_start)
-            if average is not None and result.skipped is None:
-                average.update(run.state.step)
-
-            record(run, batch, result, lr, rate.per_second())
+            checksum = health.checksum(saving=may_save(run, result))
+            record(run, batch, result, lr, rate.per_second(), checksum)
+            stepped()  # before anything collective, in which a peer may be lost: the ledger would lack the new group
+            failpoint("train.recorded")
+            health.after_step(checksum, seconds)
             data.step(run.state.step, batch.wait_seconds, seconds)
             logs.step(batch, result, lr, seconds)
             check_replaced(run)
-            if result.skipped is not None and guard.exhausted:
-                roll_back(run, result.skipped)
-
-            last = run.state.step == run.total_steps
-            # Not amid bad steps: the checkpoints from before them must not be pushed out by copies of the same weights.
-            due = run.state.step % run.spec.checkpoint.every_steps == 0 and guard.in_a_row == 0
-            if due or last or result.preempted:
-                failed_saves = 0 if save(run, result) else failed_saves + 1
-            if failed_saves >= MAX_FAILED_SAVES or (failed_saves and last):
-                raise CannotCreateError(
-                    f"the last {failed_saves} checkpoints could not be stored.",
-                    hint="Free space or repair access at checkpoint.path, then submit again; older ones are intact.",
-                )
-            if result.preempted and not last:
-                run.events.write("stopped", step=run.state.step)
-                run.events.try_flush()
-                outcome = "the state is saved" if not failed_saves else "its checkpoint could not be stored"
-                raise TryAgainError(f"stopped at step {run.state.step} on request; {outcome}.")
-            if not last:
-                evaluation.after_step(samples_before=batch.position_start)
+            roll_back_if_exhausted(run, saving, result)
+            saving.learn(result.agreed)
+            if run.state.step < run.total_steps:
+                if may_save(run, result) and (saves_to_leave(run, result) or run.trainable.guard.in_a_row == 0):
+                    saving.start(finite(result.loss), after_another=bool(result.agreed.saving))
+                leave_if_asked(run, saving, mine, result)
+                evaluate(run, evaluation)
+    failpoint("train.last_step_done")
+    saving.at_the_end()
+    beacon().phase("finish", run.state.step)
     finish(run, evaluation)
 
 
-def save(run: Run, result: StepResult) -> bool:
-    """Write a checkpoint; False if it could not be stored, which is reported and does not stop the run by itself."""
+def do_step(run: Run, batch: Batch, lr: float, mine: Wishes) -> tuple[StepResult, float]:
+    """Do a step and make it part of the state; the seconds it took, with the wait for its batch. Collective."""
     started = time.monotonic()
-    parts, trained = run.trainable.collect()
-    state = {
-        "train": run.state.to_json(),
-        "model": run.spec.model.name,
-        "open_clip_config": open_clip_config(run.model.config, run.transforms.preprocess),
-        "total_steps": run.total_steps,
-        "run": run.spec.name,
-        **description(run.trainable, run.state.samples_consumed / run.epoch_samples),
-        **trained,
-    }
-    metrics = {"loss": result.loss} if math.isfinite(result.loss) else {}
-    try:
-        run.group.on_first(run.events.flush)  # the ledger of a committed step is never missing
-        checkpoint = run.checkpointer.save(run.state.step, run.state.samples_consumed, parts, state, metrics)
-    except STORAGE_FAILURES as error:
-        run.metrics[metric_names.TRAIN_CHECKPOINT_FAILURES].inc()
-        run.events.announce("checkpoint_failed", str(error), step=run.state.step)
-        return False
-    seconds = time.monotonic() - started
-    run.metrics[metric_names.TRAIN_CHECKPOINT_SECONDS].observe(seconds)
-    run.metrics[metric_names.TRAIN_CHECKPOINT_STEP].set(run.state.step)
-    run.events.write("checkpoint", checkpoint=str(checkpoint), step=run.state.step, seconds=round(seconds, 3))
-    report_progress(run.state.step)
-    return True
+    run.touched = True
+    result = run.step(batch, lr, mine)
+    seconds = time.monotonic() - started + batch.wait_seconds
+    failpoint("train.stepped")
+    run.state.step += 1
+    run.state.samples_consumed = batch.position_end
+    run.state.replaced += result.replaced
+    run.state.productive_seconds += seconds
+    run.state.evaluate_from = batch.position_start
+    if run.trainable.average is not None and result.skipped is None:
+        run.trainable.average.update(run.state.step)
+    run.step.torn = False
+    return result, seconds
+
+
+def may_save(run: Run, result: StepResult) -> bool:
+    """Whether the step just done is one after which a checkpoint is made.
+
+    Amid bad steps none is made, unless the run stops: the checkpoints from before them must not be pushed out by copies
+    of the same weights.
+    """
+    regular = run.state.step % run.spec.checkpoint.every_steps == 0
+    return regular or run.state.step == run.total_steps or saves_to_leave(run, result)
+
+
+def saves_to_leave(run: Run, result: StepResult) -> bool:
+    """Whether ranks leave the group whose state must be in storage first.
+
+    That of sharded weights must whenever the group changes: the next group reads it from there.
+    """
+    return result.agreed.preempted > 0 or (result.agreed.regroup > 0 and run.spec.train.parallel == "fsdp")
+
+
+def roll_back_if_exhausted(run: Run, saving: Saving, result: StepResult) -> None:
+    """Go back to a checkpoint if too many steps in a row could not be used. Collective then."""
+    if result.skipped is not None and run.trainable.guard.exhausted:
+        saving.finish()  # it may be the one to go back to
+        run.whole = False
+        roll_back(run, result.skipped)
+        run.whole = True
+
+
+def evaluate(run: Run, evaluation: Evaluation) -> None:
+    """Evaluate what the last step made due, unless that was done. Collective.
+
+    It is owed until it is done: after the loss of a peer, the next group does it.
+    """
+    if run.state.evaluate_from is not None and run.state.step < run.total_steps:
+        beacon().phase("evaluate", run.state.step)
+        run.checkpointer.before_update()  # the averaged weights may take the place of the others for a while
+        evaluation.after_step(samples_before=run.state.evaluate_from)
+    run.state.evaluate_from = None
+
+
+def leave_if_asked(run: Run, saving: Saving, mine: Wishes, result: StepResult) -> None:
+    """Leave the group if a rank must go or another group wants to form. Collective.
+
+    Raises:
+        TryAgainError: it is this rank that must go; the state is saved.
+        RegroupError: the others go on, in the next group.
+    """
+    agreed = result.agreed
+    saved = saving.finish() if saves_to_leave(run, result) else True
+    if agreed.preempted:
+        run.events.write("stopped", step=run.state.step, ranks=agreed.preempted)
+        run.events.try_flush()
+    if mine.preempted:
+        outcome = "the state is saved" if saved else "its checkpoint could not be stored"
+        raise TryAgainError(f"stopped at step {run.state.step} on request; {outcome}.")
+    if agreed.preempted or agreed.regroup:
+        raise RegroupError
 
 
 def check_replaced(run: Run) -> None:

@@ -60,6 +60,7 @@ class ModelObjective:
         contrast: the loss over all pairs.
         weights: of the terms.
         micro_batch: samples that go through the towers at once.
+        equal_pieces: see `Parallel.equal_pieces`.
 
     Raises:
         ValueError: there is nothing to minimise.
@@ -73,6 +74,7 @@ class ModelObjective:
         weights: LossWeights,
         *,
         micro_batch: int,
+        equal_pieces: bool = False,
     ) -> None:
         if not (weights.contrastive or weights.caption or encoder.has_teacher):
             raise ValueError("every loss has weight 0: there is nothing to minimise")
@@ -82,6 +84,7 @@ class ModelObjective:
         self._distill = DistillationLoss(contrast.tile) if encoder.has_teacher else None
         self._weights = weights
         self._micro_batch = micro_batch
+        self._equal_pieces = equal_pieces
 
     def backward(self, batch: Batch, *, upstream: float = 1.0) -> LossTerms:
         """See `Objective.backward`."""
@@ -91,7 +94,7 @@ class ModelObjective:
 
         over_pairs = self._weights.contrastive or self._distill
         terms = backward_cached(
-            list(split(batch, self._micro_batch)),
+            list(split(batch, self._micro_batch, equally=self._equal_pieces)),
             self._encoder.with_captions(self._captions(batch)),
             pair_terms if over_pairs else None,
             key=batch.position_start,

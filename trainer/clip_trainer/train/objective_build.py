@@ -20,7 +20,13 @@ Kind = Literal["clip", "siglip", "coca"]
 
 
 def build_objective(
-    spec: RunSpec, model: ClipModel, group: Group, precision: Precision, preprocess: Preprocess
+    spec: RunSpec,
+    model: ClipModel,
+    group: Group,
+    precision: Precision,
+    preprocess: Preprocess,
+    *,
+    equal_pieces: bool = False,
 ) -> ModelObjective:
     """What a step of the run minimises. Collective if there is a teacher.
 
@@ -30,6 +36,7 @@ def build_objective(
         group: the ranks.
         precision: how to run student and teacher.
         preprocess: normalisation of the student's images; the teacher's are normalised as its weights ask for.
+        equal_pieces: see `Parallel.equal_pieces`.
 
     Raises:
         SpecError: the loss does not suit the model, or the teacher not the student.
@@ -46,7 +53,9 @@ def build_objective(
         teacher = Runner(taught, precision, asked, group.device)
     encoder = ModelEncoder(Runner(model, precision, preprocess, group.device), teacher)
     contrast = SigmoidLoss() if kind == "siglip" else ContrastiveLoss()
-    return ModelObjective(encoder, group, contrast, weights, micro_batch=spec.train.micro_batch)
+    return ModelObjective(
+        encoder, group, contrast, weights, micro_batch=spec.train.micro_batch, equal_pieces=equal_pieces
+    )
 
 
 def loss_kind(section: LossSection, config: ClipConfig) -> Kind:

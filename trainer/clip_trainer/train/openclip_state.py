@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from clip_trainer.parallel.pieces import any_sharded
 from clip_trainer.pretrained.fetching import Fetcher
 from clip_trainer.pretrained.settings import from_environment
 from clip_trainer.train.group import Group
@@ -20,7 +21,7 @@ STATE_KEY = "open_clip_training"
 def adopt(location: str, trainable: Trainable, group: Group, *, check_quick_gelu: bool) -> Position:
     """Continue from a training checkpoint of OpenCLIP: weights and AdamW's moments on every rank. Collective.
 
-    Rank 0 alone fetches and reads it; the others get the tensors from it.
+    Rank 0 alone fetches and reads it; the others get the tensors from it. Ranks of a sharded model all read it.
 
     Args:
         location: path or URL of `epoch_K.pt`.
@@ -38,10 +39,13 @@ def adopt(location: str, trainable: Trainable, group: Group, *, check_quick_gelu
         found = resume(path, model, optimizer, check_quick_gelu=check_quick_gelu)
         return [found.epoch, found.step]
 
-    position = Position(*group.on_first(read))
-    group.broadcast_tensors(model.state_dict().values())
-    if position.step:
-        _share_moments(optimizer, group, position.step)
+    if any_sharded(model.state_dict()):
+        position = Position(*group.on_each(read)[0])
+    else:
+        position = Position(*group.on_first(read))
+        group.broadcast_tensors(model.state_dict().values())
+        if position.step:
+            _share_moments(optimizer, group, position.step)
     if trainable.average is not None:
         trainable.average.restart()
     return position

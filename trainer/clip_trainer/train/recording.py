@@ -13,12 +13,13 @@ from clip_trainer.train.step import StepResult
 from clipctl.contract import metric_names
 
 
-def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -> None:
-    """Write the step into the ledger, the status file and the metrics."""
+def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float, checksum: int | None = None) -> None:
+    """Write the step into the ledger, the status file and the metrics; of the weights a checksum, if there is one."""
     state = run.state
     run.events.write(
         "step",
         step=state.step,
+        attempt=run.config.attempt,
         first=batch.position_start,
         end=batch.position_end,
         digest=result.digest,
@@ -30,11 +31,13 @@ def record(run: Run, batch: Batch, result: StepResult, lr: float, rate: float) -
         world=run.group.world,
         **record_sources(run, batch),
         **({"skipped": result.skipped} if result.skipped is not None else {}),
+        **({"checksum": checksum} if checksum is not None else {}),
     )
     if result.replaced:  # the same on every rank, so all of them come here
         record_replaced(run, batch)
     run.events.flush_if_due()
-    run.status.write_if_due(lambda: progress(run, "Running", finite(result.loss), rate))
+    if run.group.is_first:
+        run.status.write_if_due(lambda: progress(run, "Running", finite(result.loss), rate))
     local = batch.counts[run.group.rank]
     run.metrics.observe_step(result, step=state.step, samples=local, rate=rate, learning_rate=lr)
     run.metrics[metric_names.TRAIN_GOODPUT].set(state.goodput(time.time()))
@@ -73,5 +76,7 @@ def progress(run: Run, state: str, loss: float | None, rate: float) -> dict[str,
         "replaced": run.state.replaced,
         "skipped": run.trainable.guard.skipped,
         "goodput": round(run.state.goodput(time.time()), 4),
+        "recoveries": run.state.recoveries,
+        "lost_seconds": run.state.lost_seconds,
         "checkpoint": str(run.checkpointer.last) if run.checkpointer.last else None,
     }

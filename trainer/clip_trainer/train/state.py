@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -16,6 +16,9 @@ class TrainState:
         replaced: undecodable samples that were replaced so far.
         productive_seconds: time spent on steps that are part of the current trajectory.
         first_started_at: when the run's first incarnation started (seconds since the epoch).
+        evaluate_from: position before the step whose evaluation is not done yet; None if none is owed.
+        recoveries: changes of the group by rung of the recovery ladder.
+        lost_seconds: what they have cost, by rung.
     """
 
     step: int = 0
@@ -23,6 +26,9 @@ class TrainState:
     replaced: int = 0
     productive_seconds: float = 0.0
     first_started_at: float = 0.0
+    evaluate_from: int | None = None
+    recoveries: dict[str, int] = field(default_factory=dict)
+    lost_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipctl.contract import layout
 from clipctl.contract.errors import ClipError
+from clipctl.contract.failpoints import failpoint
 from clipctl.contract.store import ObjectStore
 
 
@@ -50,6 +51,7 @@ class StatusFile:
         """Write the current state now."""
         if self._store is None:
             return
+        failpoint("train.status")
         self._written_at = self._clock()
         record = {"updated_at": round(self._written_at, 3), **fields}
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,12 @@ import torch
 from clip_trainer.checkpoint import optimizer_state
 from clip_trainer.checkpoint.optimizer_state import OptimizerState
 from clip_trainer.checkpoint.restore import Restored, restore
-from clip_trainer.checkpoint.tensors import AVERAGE, OPTIMIZER, WEIGHTS, Tensors
+from clip_trainer.checkpoint.restore_sharded import restore_sharded
+from clip_trainer.checkpoint.rows import Shapes
+from clip_trainer.checkpoint.tensors import AVERAGE, OPTIMIZER, WEIGHTS, Tensors, copy_into
 from clip_trainer.model import ClipModel
 from clip_trainer.optim import LossScaler
+from clip_trainer.parallel.pieces import any_sharded, state_like
 from clip_trainer.train.ema import WeightAverage
 from clip_trainer.train.group import Group
 from clip_trainer.train.guard import Guard
@@ -44,7 +47,7 @@ class Trainable:
     scaler: LossScaler | None = None
 
     def collect(self) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """Live tensors by part of a checkpoint, and the rest as JSON."""
+        """Live tensors by part of a checkpoint, sharded ones as they are, and the rest as JSON."""
         state = optimizer_state.collect(self.optimizer, self.optimizer_name)
         parts = {WEIGHTS: dict(self.model.state_dict()), OPTIMIZER: state.tensors}
         if self.average is not None:
@@ -69,12 +72,26 @@ class Trainable:
             SpecError: it belongs to another run, or to another optimiser.
             CorruptError: it does not fit the model.
         """
-        found = restore(store, group, {WEIGHTS: dict(self.model.state_dict())}, training_digest, on_reject, wanted)
+        weights = dict(self.model.state_dict())
+        if any_sharded(weights):
+            found = restore_sharded(store, group, self._room, training_digest, on_reject, wanted)
+        else:
+            found = restore(store, group, {WEIGHTS: weights}, training_digest, on_reject, wanted)
         if found is not None:
-            self._take(found)
+            self.take(found)
         return found
 
-    def _take(self, found: Restored) -> None:
+    def take(self, found: Restored) -> None:
+        """Become what was found; what `found` does not have of the weights is in place already.
+
+        Raises:
+            SpecError: it belongs to another optimiser.
+            CorruptError: it says nothing about the optimiser, or does not fit the model.
+        """
+        if WEIGHTS in found.tensors:
+            problems = copy_into(dict(self.model.state_dict()), found.tensors[WEIGHTS])
+            if problems:
+                raise CorruptError(f"the state does not fit the model: {'; '.join(problems[:3])}.")
         if "optimizer" not in found.state:
             raise CorruptError(f"checkpoint {found.checkpoint} says nothing about its optimiser.")
         state = OptimizerState(found.tensors.get(OPTIMIZER, {}), found.state["optimizer"])
@@ -87,3 +104,11 @@ class Trainable:
                 self.average.load(found.tensors[AVERAGE])
             else:  # averaging was switched on in the middle of the run
                 self.average.restart()
+
+    def _room(self, shapes: Mapping[str, Shapes]) -> dict[str, Tensors]:
+        """Sharded tensors for what a checkpoint holds: the weights and their average themselves, moments to be."""
+        parameters = dict(self.model.named_parameters())
+        made = {WEIGHTS: dict(self.model.state_dict()), OPTIMIZER: state_like(shapes.get(OPTIMIZER, {}), parameters)}
+        if self.average is not None and AVERAGE in shapes:
+            made[AVERAGE] = self.average.tensors()
+        return made

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_trainer.model.config import ClipConfig
+from clip_trainer.parallel.pieces import any_sharded, assign
 from clip_trainer.weights.activation import check_activation, recorded_beside
 from clip_trainer.weights.big_vision import read_big_vision
 from clip_trainer.weights.layouts import fit
@@ -77,6 +78,8 @@ def load_state(
 ) -> IncompatibleKeys:
     """Copy a state dict into `model`, after adapting its layout (see `fit`). Types are converted.
 
+    A sharded model takes its rows.
+
     Raises:
         WeightsMismatch: names (if `strict`) or shapes differ; the first few are named, and the model is unchanged.
     """
@@ -95,7 +98,11 @@ def load_state(
             f"{source} does not fit the model ({'; '.join(problems)}).",
             hint="Check that the model name is the architecture the weights were made for.",
         )
-    model.load_state_dict(given, strict=strict)
+    if any_sharded(wanted):  # torch would not mix sharded and whole tensors
+        for key in wanted.keys() & given.keys():
+            assign(wanted[key], given[key])
+    else:
+        model.load_state_dict(given, strict=strict)
     return IncompatibleKeys(missing, unexpected)
 
 

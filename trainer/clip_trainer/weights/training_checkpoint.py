@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_trainer.model.config import ClipConfig
+from clip_trainer.parallel.pieces import assign
 from clip_trainer.weights.activation import METADATA_KEY, check_activation
 from clip_trainer.weights.load import load_state
 from clip_trainer.weights.read import plain_keys, read_torch
@@ -94,10 +95,12 @@ def _restore_moments(source: str, saved: Any, model: nn.Module, optimizer: torch
         state = optimizer.state[parameter]
         state["step"] = torch.tensor(float(max(steps)), device=parameter.device if parameter in fused else "cpu")
         for moment in MOMENTS:
-            value = entry.get(moment, torch.zeros(()))
-            if moment in entry and value.shape != parameter.shape:
-                raise CorruptError(f"{source}: the optimiser state of {name} has shape {list(value.shape)}.")
-            state[moment] = torch.zeros_like(parameter).copy_(value)
+            state[moment] = torch.zeros_like(parameter.detach())
+            if moment in entry:
+                value = entry[moment]
+                if value.shape != parameter.shape:
+                    raise CorruptError(f"{source}: the optimiser state of {name} has shape {list(value.shape)}.")
+                assign(state[moment], value)
     return max(steps)
 
 

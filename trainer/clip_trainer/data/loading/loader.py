@@ -25,6 +25,7 @@ from clip_trainer.data.order.base import Order
 from clip_trainer.data.sample_set import ReadHints, SampleSet
 from clip_trainer.data.samples.captions import ChooseCaption, any_caption
 from clipctl.contract.errors import ClipError, InternalError, SpecError, UnavailableError
+from clipctl.contract.failpoints import failpoint
 
 __all__ = ["BatchLoader", "Tokenize"]
 
@@ -138,6 +139,7 @@ class BatchLoader:
         if not self._pending:
             raise StopIteration
         batch = self._wait(self._pending[0])
+        failpoint("data.hand_over")
         self._pending.popleft()
         batch.wait_seconds = self._clock() - started
         self.position = batch.position_end

@@ -12,6 +12,7 @@ import torch
 from clip_trainer.data.loading.batch import Batch, Replacement, caption_lengths
 from clip_trainer.data.order.base import SampleRef
 from clip_trainer.data.shards.sample import RawSample
+from clipctl.contract.failpoints import failpoint
 
 Tokenize = Callable[[list[str]], npt.NDArray[np.int64]]
 
@@ -58,6 +59,7 @@ class Making:
 
     def complete(self, tokenize: Tokenize, take: Callable[[int], torch.Tensor]) -> None:
         """Put the batch together, once all chunks are finished."""
+        failpoint("data.put_together")
         tokens = tokenize([caption for chunk in self.chunks for caption in chunk.captions])
         lengths = caption_lengths(tokens)
         self.batch = Batch(

@@ -18,6 +18,7 @@ from clip_trainer.data.sample_set import SampleReader
 from clip_trainer.data.samples.captions import ChooseCaption
 from clip_trainer.data.shards.sample import RawSample, UnusableSample
 from clipctl.contract.errors import CorruptError
+from clipctl.contract.failpoints import failpoint
 
 Image = npt.NDArray[np.uint8]
 Transform = Callable[[Image, int], torch.Tensor]
@@ -64,6 +65,7 @@ class Showing:
 
     def read(self, ref: SampleRef) -> RawSample:
         """The stored sample of a turn. Raises what `SampleReader.read` raises."""
+        failpoint("data.read_sample")
         return self._reader.read(ref.shard, ref.index_in_shard)
 
     def show(

@@ -18,6 +18,7 @@ from clipctl.contract.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from clipctl.contract.failpoints import failpoint
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -62,6 +63,7 @@ class LocalSource:
     def read(self, name: str, offset: int, length: int, *, etag: str | None = None) -> bytes:
         """A range of a file; the page cache is the cache. Files have no etag to compare."""
         try:
+            failpoint("data.read_file")
             data = _pread(self._files.descriptor(name), offset, length)
         except OSError as error:
             raise _translated(error, self._path(name)) from error
