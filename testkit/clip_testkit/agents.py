@@ -1,4 +1,4 @@
-"""Real agents, workers and a rendezvous store as processes of this machine, for tests and benchmarks.
+"""Real agents, workers and a coordinator as processes of this machine, for tests and benchmarks.
 
 Every process carries a marker in its environment, so that whatever is left over can be found, however it was started.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from clip_trainer.elastic.beacon import ENV_BEACON, read_beacon
 
 MARKER = "CLIP_TESTKIT_MARKER"
 
@@ -42,10 +45,32 @@ def process_state(pid: int) -> str:
         return "X"
 
 
+def pids_by_rank(name: str, value: str) -> dict[int, int]:
+    """Process ids of the living workers with `name=value` in their environment, by the rank that their beacon shows.
+
+    A rank that two workers show, an old one that is about to end and its successor, belongs to the newer generation.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for pid in processes_with(name, value):
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+            beacons = [text.partition("=")[2] for text in variables if text.startswith(f"{ENV_BEACON}=")]
+            reading = read_beacon(Path(beacons[0])) if beacons else None
+            if reading is not None and reading.rank >= 0:
+                found[reading.rank] = max(found.get(reading.rank, (0, 0)), (reading.generation, pid))
+    return {rank: pid for rank, (_, pid) in found.items()}
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A TCP port of 127.0.0.1 that was free a moment ago.
+
+    Below the range from which the kernel takes ports for outgoing connections, so that it is still free later: servers
+    of tests are killed and come back at the same port.
+    """
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -61,7 +86,7 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class AgentGroup:
-    """A rendezvous store and up to `nodes` agents running a worker module. Use as a context manager.
+    """A coordinator and up to `nodes` agents running a worker module. Use as a context manager.
 
     Args:
         directory: for configuration, logs and whatever the worker writes.
@@ -85,7 +110,7 @@ class AgentGroup:
         self.directory = directory
         self.marker = uuid.uuid4().hex
         self.agents: dict[int, subprocess.Popen[bytes]] = {}
-        self.store: subprocess.Popen[bytes] | None = None
+        self.coordinator: subprocess.Popen[bytes] | None = None
         self._port = free_port()
         self._worker = worker
         self._config = config or self._write_config()
@@ -96,7 +121,6 @@ class AgentGroup:
             "PET_RDZV_ENDPOINT": f"127.0.0.1:{self._port}",
             "PET_RDZV_ID": f"test-{self.marker[:8]}",
             "PET_MAX_RESTARTS": "3",
-            "PET_LOCAL_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
             "PROBE_DIR": str(directory),
@@ -109,7 +133,7 @@ class AgentGroup:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in [*self.agents.values(), *([self.store] if self.store else [])]:
+        for process in [*self.agents.values(), *([self.coordinator] if self.coordinator else [])]:
             if process.poll() is None:
                 process.kill()
             process.wait()
@@ -117,12 +141,14 @@ class AgentGroup:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def start_store(self) -> None:
-        """Start the rendezvous store (again), at the same address."""
-        self.store = self._start("store", "clip_trainer.store_server", "--host", "127.0.0.1", "--port", str(self._port))
+    def start_coordinator(self) -> None:
+        """Start the coordinator (again), at the same address."""
+        self.coordinator = self._start(
+            "coordinator", "clip_trainer.coordinator", "--host", "127.0.0.1", "--port", str(self._port)
+        )
 
-    def start_agent(self, index: int = 0) -> None:
-        """Start agent `index` (again)."""
+    def start_agent(self, index: int = 0, **environment: str) -> None:
+        """Start agent `index` (again), perhaps with more variables."""
         termination = str(self.directory / f"termination-{index}.json")
         self.agents[index] = self._start(
             f"agent-{index}",
@@ -130,12 +156,15 @@ class AgentGroup:
             str(self._config),
             "--worker",
             self._worker,
-            CLIPCTL_TERMINATION_LOG=termination,
+            **{"CLIPCTL_TERMINATION_LOG": termination, "CLIPCTL_NODE": f"node-{index}", **environment},
         )
 
-    def wait(self, index: int = 0, seconds: float = 60.0) -> int:
-        """Exit status of agent `index`."""
-        return self.agents[index].wait(seconds)
+    def wait(self, index: int = 0, seconds: float = 120.0) -> int:
+        """Exit status of agent `index`, within `seconds`."""
+        try:
+            return self.agents[index].wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"agent {index} does not end\n{self.log()}") from error
 
     def ledger(self, event: str | None = None) -> list[dict[str, Any]]:
         """The probes' events so far, oldest first."""
@@ -145,10 +174,11 @@ class AgentGroup:
         return [line for line in events if event in (None, line["event"])]
 
     def worker_pid(self, rank: int) -> int:
-        """Pid of the worker that most recently started as `rank`."""
-        return int([line for line in self.ledger("start") if line["rank"] == rank][-1]["pid"])
+        """Pid of the worker that most recently entered a generation as `rank`."""
+        entered = [line for line in self.ledger() if line["event"] in ("start", "enter") and line["rank"] == rank]
+        return int(entered[-1]["pid"])
 
-    def wait_step(self, step: int, *, world: int | None = None, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_step(self, step: int, *, world: int | None = None, seconds: float = 120.0) -> dict[str, Any]:
         """The first event of a step `>= step` (in a world of that size)."""
 
         def reached() -> dict[str, Any] | None:

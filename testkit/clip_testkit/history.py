@@ -3,6 +3,9 @@
 `python -m clip_testkit.history RUN_ROOT [--against OTHER_ROOT] [--config CONFIG.json]` prints every fault it finds and
 ends with 1 if there is any. The ledger holds one event per optimiser step of every incarnation, also of work that was
 lost; the checker follows the incarnations the way readers of checkpoints do.
+
+An incarnation starts from a checkpoint, or from what survivors had in memory: then it begins with copies of the steps
+that the one before it could not store any more. Within an incarnation the group may be formed again, of other ranks.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from clip_testkit.ledger import Event, Incarnation, incarnations
+from clip_testkit.ledger_faults import DIGEST, DUPLICATE, FORK, GAP, LOSS, REORDERED, WORLD, Fault
+from clip_testkit.lineage import forked_weights, unequal_weights
 from clip_trainer.config import load_config
 from clip_trainer.data.order.base import Order
 from clip_trainer.data.samples.opening import open_training_data
@@ -25,63 +29,7 @@ from clipctl.contract import layout
 from clipctl.contract.spec import RunSpec
 from clipctl.contract.store import ObjectStore, open_store
 
-Event = dict[str, Any]
-
-GAP = "gap"
-"""A step or samples are missing."""
-DUPLICATE = "duplicate"
-"""A step was done, or samples were seen, twice on the same trajectory."""
-REORDERED = "reordered"
-"""Steps are not in order."""
-FORK = "fork"
-"""Two incarnations disagree about the same step, or one went on from a state that was not the newest committed one."""
-DIGEST = "digest"
-"""A step consumed other samples than the order of the run says."""
-LOSS = "loss"
-"""A step's loss differs from that of the undisturbed run."""
-
 LOSS_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: its kind, the step it is about, and a sentence."""
-
-    kind: str
-    step: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} at step {self.step}: {self.text}"
-
-
-@dataclass(frozen=True)
-class Incarnation:
-    """What one worker group wrote, in the order it wrote it."""
-
-    number: int
-    started: Event
-    steps: tuple[Event, ...]
-    checkpoints: frozenset[str]
-    rejected: frozenset[str]
-
-
-def incarnations(events: Iterable[Event]) -> list[Incarnation]:
-    """The worker groups that got as far as starting, oldest first."""
-    found: dict[int, list[Event]] = {}
-    for event in events:
-        found.setdefault(event["incarnation"], []).append(event)
-    return [
-        Incarnation(
-            number,
-            started=next(e for e in own if e["event"] == "started"),
-            steps=tuple(e for e in own if e["event"] == "step"),
-            checkpoints=frozenset(e["checkpoint"] for e in own if e["event"] == "checkpoint"),
-            rejected=frozenset(e["checkpoint"] for e in own if e["event"] == "checkpoint_rejected"),
-        )
-        for number, own in sorted(found.items())
-        if any(e["event"] == "started" for e in own)
-    ]
 
 
 def check(events: Sequence[Event], total_steps: int | None = None, committed: Iterable[str] = ()) -> list[Fault]:
@@ -94,8 +42,10 @@ def check(events: Sequence[Event], total_steps: int | None = None, committed: It
     """
     groups = incarnations(events)
     faults = [fault for group in groups for fault in _within(group)]
+    faults += [fault for group in groups for fault in _worlds(group)]
     faults += _between(groups)
     faults += _passed_over(groups, set(committed))
+    faults += forked_weights(groups)
     steps = trajectory(iter(events))
     faults += _tiling(steps)
     if total_steps is not None and (not steps or steps[-1]["step"] < total_steps):
@@ -122,25 +72,43 @@ def _within(group: Incarnation) -> Iterable[Fault]:
         step, end = max(step, now), event["end"] if now >= step else end
 
 
+def _worlds(group: Incarnation) -> Iterable[Fault]:
+    """Every step is done by the group that was formed last, which says so after its first step."""
+    who, world, generation = f"incarnation {group.number}", group.started.get("world"), -1
+    formed = {event["step"]: event for event in group.regrouped}
+    own = [event for event in group.steps[group.copies :] if not event.get("copy")]
+    for event in own:
+        change = formed.get(event["step"])
+        told = change is not None or event is own[-1]  # the last one may have died before it could tell
+        if change is not None:
+            world = change["world"]
+            if change["generation"] <= generation:
+                text = f"{who} went from generation {generation} to {change['generation']}"
+                yield Fault(REORDERED, event["step"], text)
+            generation = change["generation"]
+        if world is not None and event.get("world", world) != world and (change or not told):
+            yield Fault(WORLD, event["step"], f"{who} did it with {event['world']} ranks, {world} had met")
+
+
 def _between(groups: Sequence[Incarnation]) -> Iterable[Fault]:
     """Each incarnation goes on from a step that was reached, and repeats lost work exactly."""
     kept: dict[int, Event] = {}
     done: dict[int, Event] = {}
-    had_checkpoint = False
     for group in groups:
-        start, who = group.started["step"], f"incarnation {group.number}"
-        if start == 0 and had_checkpoint:
-            yield Fault(FORK, 0, f"{who} started from the beginning although there were checkpoints")
-        if start > 0 and start not in kept:
-            yield Fault(GAP, start, f"{who} resumed after it, but no incarnation had done it")
-        elif start > 0 and kept[start]["end"] != group.started["samples_consumed"]:
-            position = group.started["samples_consumed"]
-            yield Fault(FORK, start, f"{who} resumed at sample {position}, the step ended at {kept[start]['end']}")
-        kept = {step: event for step, event in kept.items() if step <= start}
+        yield from _start(group, kept)
+        kept = {step: event for step, event in kept.items() if step <= group.started["step"]}
         for event in group.steps:
             yield from _repeated(done.get(event["step"]), event)
             done[event["step"]] = kept[event["step"]] = event
-        had_checkpoint = had_checkpoint or bool(group.checkpoints)
+
+
+def _start(group: Incarnation, kept: Mapping[int, Event]) -> Iterable[Fault]:
+    start, who = group.started["step"], f"incarnation {group.number}"
+    if start > 0 and start not in kept:
+        yield Fault(GAP, start, f"{who} resumed after it, but no incarnation had done it")
+    elif start > 0 and kept[start]["end"] != group.started["samples_consumed"]:
+        position = group.started["samples_consumed"]
+        yield Fault(FORK, start, f"{who} resumed at sample {position}, the step ended at {kept[start]['end']}")
 
 
 def _repeated(before: Event | None, now: Event) -> Iterable[Fault]:
@@ -154,7 +122,7 @@ def _repeated(before: Event | None, now: Event) -> Iterable[Fault]:
 
 
 def _passed_over(groups: Sequence[Incarnation], committed: set[str]) -> Iterable[Fault]:
-    """A newer incarnation starts from the newest commit before it, or says why not."""
+    """A newer incarnation starts from the newest commit before it or from something newer, or says why not."""
     for older_index, older in enumerate(groups):
         own = older.checkpoints | {
             name
@@ -165,8 +133,8 @@ def _passed_over(groups: Sequence[Incarnation], committed: set[str]) -> Iterable
             checkpoint = layout.parse_checkpoint_id(name)
             assert checkpoint is not None, name
             for newer in groups[older_index + 1 :]:
-                if newer.started["step"] < checkpoint.step and name not in newer.rejected:
-                    text = f"incarnation {newer.number} started from step {newer.started['step']} and does not say why"
+                if newer.state < checkpoint.step and name not in newer.rejected:
+                    text = f"incarnation {newer.number} went on from step {newer.state} and does not say why"
                     yield Fault(FORK, checkpoint.step, f"{name} was committed, but {text}")
 
 
@@ -209,6 +177,7 @@ def compare(steps: Sequence[Event], undisturbed: Sequence[Event], tolerance: flo
             faults.append(Fault(DIGEST, event["step"], "it consumed other samples than in the undisturbed run"))
         elif not _close(event["loss"], other["loss"], tolerance):
             faults.append(Fault(LOSS, event["step"], f"{event['loss']} instead of {other['loss']}"))
+    faults += unequal_weights(steps, undisturbed)
     return faults + [Fault(GAP, step, "only the undisturbed run has it") for step in wanted]
 
 

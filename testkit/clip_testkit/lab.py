@@ -141,23 +141,44 @@ class Lab:
         """The run's worker pods."""
         return self.kubectl.items("pods", f"--selector={names.LABEL_RUN}={run},{names.LABEL_COMPONENT}=worker")
 
+    def live_workers(self, run: str) -> list[Event]:
+        """Those that have not ended."""
+        return [pod for pod in self.workers(run) if pod["status"]["phase"] in {"Pending", "Running"}]
+
     def allowed(self, review: Event) -> bool:
         """The API server's answer to a SubjectAccessReview."""
         answer = self.kubectl.run("create", "--filename=-", "--output=json", stdin=json.dumps(review))
         return bool(json.loads(answer)["status"]["allowed"])
 
     def recovery_seconds(self, run: str, action: Callable[[], None]) -> float:
-        """Seconds from `action`, which disturbs the run, to the first step of the group that forms afterwards."""
-        before = self.status(run).get("incarnation", 0)
+        """Seconds from `action`, which takes a worker away, to the first step of the group that forms afterwards."""
         began = time.time()
         action()
-        self.kubectl.wait(f"{run} to go on", lambda: bool(self._steps_after(run, before)), seconds=240)
-        return float(self._steps_after(run, before)[0]["time"]) - began
+        self.kubectl.wait(f"{run} to go on", lambda: bool(self._recoveries(run, began)), seconds=240)
+        return self._recoveries(run, began)[0] - began
 
-    def _steps_after(self, run: str, incarnation: int) -> list[Event]:
-        if self.status(run).get("incarnation", 0) <= incarnation:
-            return []
-        return [e for e in self.events(run) if e["event"] == "step" and e["incarnation"] > incarnation]
+    def _recoveries(self, run: str, since: float) -> list[float]:
+        """When groups that formed after `since` took their first step: out of memory, or by a new incarnation."""
+        found = [e for e in self.events(run) if e["time"] >= since]
+        started = {e["incarnation"] for e in found if e["event"] == "started"}
+        again = [e["time"] for e in self.regrouped(run, since)]
+        anew = [e["time"] for e in found if e["event"] == "step" and e["incarnation"] in started]
+        return sorted(again + anew)
+
+    def regrouped(self, run: str, since: float = 0.0) -> list[Event]:
+        """The changes of the group that are done."""
+        return [e for e in self.events(run) if e["event"] == "regrouped" and e["time"] >= since]
+
+    def steps_during(self, run: str, action: Callable[[], None], steps: int) -> list[Event]:
+        """The step events from `action` on, when there are at least so many."""
+        began = time.time()
+        action()
+
+        def since() -> list[Event]:
+            return [e for e in self.events(run) if e["event"] == "step" and e["time"] >= began]
+
+        self.kubectl.wait(f"{steps} more steps of {run}", lambda: len(since()) >= steps, seconds=240)
+        return since()
 
 
 def assert_same_training(steps: list[Event], reference: list[Event], tolerance: float = 1e-3) -> None:

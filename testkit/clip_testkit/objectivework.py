@@ -74,14 +74,14 @@ def tiny_model(name: str, setup: Setup | None = None) -> ClipModel:
     return model
 
 
-def objective_of(setup: Setup, model: ClipModel, group: Group) -> ModelObjective:
-    """The objective of a setup."""
+def objective_of(setup: Setup, model: ClipModel, group: Group, *, equal_pieces: bool = False) -> ModelObjective:
+    """The objective of a setup; `equal_pieces` for sharded models."""
     teacher = tiny_model("teacher").eval().requires_grad_(False)
     contrast = SigmoidLoss(setup.tile) if setup.kind == "siglip" else ContrastiveLoss(setup.tile)
     weights = LossWeights(setup.contrastive, 2.0 if setup.kind == "coca" else 0.0)
     student, taught_by = (Runner(m, FP64, OPENAI_PREPROCESS, CPU) for m in (model, teacher))
     encoder = ModelEncoder(student, taught_by if setup.taught else None)
-    return ModelObjective(encoder, group, contrast, weights, micro_batch=setup.micro_batch)
+    return ModelObjective(encoder, group, contrast, weights, micro_batch=setup.micro_batch, equal_pieces=equal_pieces)
 
 
 def tiny_batch(counts: tuple[int, ...], rank: int = 0) -> Batch:

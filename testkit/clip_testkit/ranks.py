@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,9 @@ PRELOAD = (
 )
 """What the server imports before the first rank is forked from it."""
 
-_TIMEOUT_S = 60.0
+_MEETINGS = 4
+_MEETING_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT_S = 200.0  # ranks share few slow cores with other tests
 
 
 def run_ranks(world: int, folder: Path, function: Callable[..., Result], *arguments: object) -> list[Result]:
@@ -41,7 +44,7 @@ def run_ranks(world: int, folder: Path, function: Callable[..., Result], *argume
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOAD, __name__])
-    rendezvous = f"file://{folder / 'rendezvous'}"
+    rendezvous = str(folder / "rendezvous")
     ends: list[Connection] = []
     processes = []
     for rank in range(world):
@@ -86,10 +89,42 @@ def _rank_main(
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    meet(rendezvous, rank, world)
     try:
         end.send((None, function(rank, *arguments)))
     except Exception as error:
         end.send((repr(error), None))
     finally:
         dist.destroy_process_group()
+
+
+def meet(file: str, rank: int, world: int) -> None:
+    """Make the default process group of `world` ranks; again if gloo fails to connect them.
+
+    On a busy machine a connection among processes that are all well is sometimes closed while the others are made.
+
+    Args:
+        file: path that all ranks name and that does not exist yet.
+        rank: of this process.
+        world: number of ranks.
+
+    Raises:
+        RuntimeError: all attempts failed.
+    """
+    import torch.distributed as dist
+    from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]  # exported conditionally
+
+    store = FileStore(file, world)
+    for attempt in range(_MEETINGS):
+        met = b"1"
+        try:
+            own = PrefixStore(f"attempt-{attempt}", store)
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=world, timeout=_MEETING_TIMEOUT)
+        except RuntimeError:
+            met = b"0"
+        store.set(f"met-{attempt}-{rank}", met.decode())
+        if all(store.get(f"met-{attempt}-{peer}") == b"1" for peer in range(world)):
+            return
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    raise RuntimeError(f"rank {rank} could not meet the others in {_MEETINGS} attempts")

@@ -16,6 +16,7 @@ from clip_trainer.model import ClipModel, create_model
 from clip_trainer.model.config import ClipConfig
 from clip_trainer.train.group import Group
 from clipctl.contract.errors import CannotCreateError, ClipError, SpecError
+from clipctl.contract.retention import KeepPolicy
 from clipctl.contract.store import ObjectStore, open_store
 
 
@@ -122,7 +123,7 @@ def trained_parts(seed: int) -> dict[str, Tensors]:
 def checkpointer_of(store: ObjectStore, group: Group, incarnation: int = 1, keep: int = 2) -> Checkpointer:
     """A checkpointer of an incarnation, with fixed identity."""
     identity = Identity("demo", 1, incarnation, "spec", "training", "test:1")
-    return Checkpointer(store, group, identity, Retention(keep, lambda text: None), lambda: 1.0, None)
+    return Checkpointer(store, group, identity, Retention(KeepPolicy(last=keep), lambda text: None), lambda: 1.0, None)
 
 
 def save_parts(rank: int, world: int, root: str, seed: int) -> str:
@@ -149,8 +150,30 @@ def failing_save(rank: int, world: int, root: str, broken_rank: int) -> str:
             raise CannotCreateError("cannot write: the disk is full.")
 
         store.write = refuse  # type: ignore[method-assign]
+        store.write_parts = lambda key, parts, size: refuse(key, b"")  # type: ignore[method-assign]
     try:
         checkpointer_of(store, group_of(rank, world)).save(6, 72, trained_parts(1), {}, {})
     except ClipError as error:
         return f"{int(error.code)} {error.problem}"
     return "saved"
+
+
+def exchanged_state(rank: int, world: int, source: int) -> list[bool]:
+    """Whether all that rank `source` has arrives: as a new state, in messages of a few bytes, and in place."""
+    from clip_testkit.tinystate import same, state_at
+    from clip_trainer.checkpoint import exchange
+
+    group, wanted = group_of(rank, world), state_at(5)
+    mine = state_at(5) if rank == source else None
+    fresh = exchange.broadcast_state(group, source, mine)
+    exchange._MESSAGE_BYTES = 64
+    pieces = exchange.broadcast_state(group, source, mine)
+    there = state_at(5 if rank == source else 6)
+    turned = {"table": (torch.arange(12.0).reshape(3, 4) * (rank == source)).T}
+    exchange.broadcast_bytes(group, source, [*there["weights"].values(), *turned.values()])
+    in_place = same({"weights": there["weights"]}, {"weights": wanted["weights"]})
+    return [
+        same(fresh, wanted),
+        same(pieces, wanted),
+        in_place and torch.equal(turned["table"], torch.arange(12.0).reshape(3, 4).T),
+    ]

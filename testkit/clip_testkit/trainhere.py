@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clip_trainer.config import load_config
+from clip_trainer.log.experiment import ExperimentLogs
 from clip_trainer.train import loop
-from clip_trainer.train import run as run_module
 from clip_trainer.train.group import Group
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.preemption import PreemptionNotice
+from clip_trainer.train.prepare import prepare
 from clip_trainer.train.run import Run
+from clip_trainer.train.synchronise import synchronise
 from clipctl.contract.errors import TryAgainError
 
 
@@ -29,20 +32,22 @@ def no_metrics(setter: Callable[[Any, str, Any], None]) -> None:
 
 def prepared(config: Path) -> Run:
     """The run of a configuration file, brought to its newest checkpoint."""
-    return run_module.prepare(load_config(config), Group(0, 1, 0, torch.device("cpu")))
+    run = prepare(load_config(config), Group(0, 1, 0, torch.device("cpu")))
+    synchronise(run)
+    return run
 
 
 def train_here(config: Path, until: int | None = None) -> Run:
     """Train to the end, or stop as if asked to during step `until`; the run as it is then."""
-    run = prepared(config)
-    step = run.step
+    run, notice = prepared(config), PreemptionNotice()
 
-    def stopping(batch: Any, rate: float, preempted: bool) -> Any:
-        return step(batch, rate, preempted or run.state.step + 1 == until)
+    def ask() -> None:
+        notice.received = run.state.step + 1 == until
 
-    run.step = stopping  # type: ignore[assignment]
+    ask()
     try:
-        loop.train(run, PreemptionNotice())
+        with closing(ExperimentLogs(run)) as logs:
+            loop.train(run, notice, logs, stepped=ask)
     except TryAgainError:
         assert until is not None
     return run

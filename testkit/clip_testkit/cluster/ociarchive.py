@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import IO, Any
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_AT_ONCE = 1 << 16
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -82,14 +83,15 @@ def add(archive: tarfile.TarFile, path: str, data: bytes, mode: int = 0o644) -> 
 
 
 class _Counter:
-    """Passes bytes on and counts them."""
+    """Passes bytes on and counts them, a little at a time: tarfile's stream copies all that is left for every block."""
 
     def __init__(self, out: Any) -> None:
         self.out, self.count = out, 0
 
     def write(self, data: bytes) -> int:
         self.count += len(data)
-        self.out.write(data)
+        for at in range(0, len(data), _AT_ONCE):
+            self.out.write(data[at : at + _AT_ONCE])
         return len(data)
 
 

@@ -61,12 +61,8 @@ def headless_service(name: str, labels: Mapping[str, str], port: int) -> Manifes
 
 
 def elastic_job(name: str, workers: int, main: Manifest, store: str, port: int = 29400) -> Manifest:
-    """A worker-only PyTorchJob that meets at an external rendezvous store.
-
-    The settings are those that every run of ours has: agents never host the store themselves (`is_host=0`), so any
-    worker may be replaced; short keep-alives, so that a lost one is noticed within seconds.
-    """
-    rendezvous = {"is_host": "0", "last_call_timeout": "1", "keep_alive_interval": "1", "keep_alive_max_attempt": "3"}
+    """A worker-only PyTorchJob that meets at an external coordinator, so that any worker may be replaced."""
+    rendezvous = {"last_call_timeout": "1"}
     elastic = {
         "minReplicas": workers,
         "maxReplicas": workers,

@@ -1,0 +1,1 @@
+"""Long runs of real agents and workers under random faults, judged by their ledgers."""
