@@ -49,7 +49,7 @@ class Run:
         return processes_with(MARKER, self.marker)
 
     def wait_gone(self):
-        wait_until(lambda: not self.processes(), 20, "all processes of the run to be gone")
+        wait_until(lambda: not self.processes(), 90, "all processes of the run to be gone")
 
     def ledger(self, event):
         file = self.directory / "ledger.jsonl"
@@ -57,12 +57,12 @@ class Run:
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
     def wait_for_steps(self):
-        """Wait until the workers that run now have taken a step."""
+        """Wait until the workers that run now have taken a step together."""
         before = len(self.ledger("step"))
 
         def stepping():
             living = self.processes()
-            return [line for line in self.ledger("step")[before:] if line["pid"] in living]
+            return [line for line in self.ledger("step")[before:] if line["pid"] in living and line["world"] == 2]
 
         return wait_until(stepping, 90, f"steps\n{chr(10).join(self.backend.logs('probe', False, None))}")[-1]
 
@@ -99,7 +99,7 @@ def test_life_of_a_local_run(run):
     # The launcher is killed: its workers die with it, and it is started again.
     (launcher,) = [pid for pid, command in run.processes().items() if "clip_trainer.launch" in command]
     os.kill(launcher, signal.SIGKILL)
-    wait_until(lambda: run.status().pods[0].restarts == 1, 20, "the restart")
+    wait_until(lambda: run.status().pods[0].restarts == 1, 90, "the restart")
     run.wait_for_steps()
     assert len(run.processes()) == 5
 

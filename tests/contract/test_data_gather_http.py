@@ -15,7 +15,13 @@ from clip_trainer.data.gather.errors import GatherError
 from clip_trainer.data.gather.exchange import Limits, WebClient, host_of
 from clip_trainer.data.gather.fetch import Acceptance, ImageFetcher
 
-IN_TEN_MINUTES = format_datetime(datetime.datetime.fromtimestamp(time.time() + 600, datetime.timezone.utc), usegmt=True)
+
+def in_ten_minutes():
+    """A date as servers send it, ten minutes from now."""
+    then = datetime.datetime.fromtimestamp(time.time() + 600, datetime.timezone.utc)
+    return format_datetime(then, usegmt=True)
+
+
 LIMITS = Limits(connect=5.0, read=5.0, total=10.0)
 
 
@@ -87,12 +93,13 @@ def test_an_empty_body(server, client):
         ("-3", 0, 0),
         ("soon", 0, 0),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
-        (IN_TEN_MINUTES, 400, 600),
+        (in_ten_minutes, 400, 600),
         ("Fri, 99 Foo 2099", 0, 0),
     ],
 )
 def test_how_long_to_wait(server, client, value, least, most):
-    server.pages = {"/x": Page(status=503, headers={"Retry-After": value})}
+    header = value() if callable(value) else value  # not when tests are collected, which may be half an hour before
+    server.pages = {"/x": Page(status=503, headers={"Retry-After": header})}
     error = failure(client, f"{server.url}/x")
     assert (error.reason, error.transient) == ("http-503", True)
     assert least <= error.retry_after <= most

@@ -12,16 +12,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from clip_testkit.httpfaults import close_after, first, refuse, reset_after
+from clip_testkit.s3fault import fault_server
+from clip_testkit.s3server import one_at_a_time, refusing_conditions, without_conditions
+from clip_testkit.s3server import s3_server as running_server
 from clipctl.contract import store_s3
 from clipctl.contract.errors import (
     CannotCreateError,
+    CorruptError,
+    InternalError,
     MissingError,
     PermissionDeniedError,
     SpecError,
     UnavailableError,
 )
+from clipctl.contract.retrying import Retrying
 from clipctl.contract.store import ObjectInfo, open_store
 from clipctl.contract.store_local import LocalStore
 from clipctl.contract.store_s3 import S3Store
@@ -31,49 +37,46 @@ BUCKET = "clipctl-contract"
 
 @pytest.fixture(scope="module")
 def s3_server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    one_at_a_time, application = threading.Lock(), server._server.app
-
-    def serialised(environ, start_response):
-        with one_at_a_time:
-            return list(application(environ, start_response))
-
-    server._server.app = serialised
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with running_server(one_at_a_time) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 def s3_environment(monkeypatch):
-    """Point the S3 client somewhere, with short budgets: the tests are about what happens, not about how long."""
+    """Point the S3 client somewhere. Tests are about what happens and not about how long: a busy machine gets all the
+    time it needs, and only where no answer will ever come the budgets are `short`.
+    """
     import s3fs
 
-    def point_at(endpoint, key="testing", secret="testing"):
+    def point_at(endpoint, key="testing", secret="testing", short=False):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setattr(
-            store_s3, "_TIMEOUTS", {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}}
-        )
-        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+        seconds = 1 if short else 120
+        timeouts = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}}
+        monkeypatch.setattr(store_s3, "_TIMEOUTS", timeouts)
+        monkeypatch.setattr(store_s3, "_RETRYING", Retrying(attempts=2 if short else 5, sleep=lambda seconds: None))
         s3fs.S3FileSystem.clear_instance_cache()  # instances remember the endpoint they were made for
 
     yield point_at
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture
-def s3_store(s3_server, s3_environment):
-    s3_environment(s3_server)
-    store = open_store(f"s3://{BUCKET}/runs/demo")
+def emptied(store):
     if not store._fs.exists(BUCKET):
         store._fs.mkdir(BUCKET)
     for info in store.list(""):
         store.delete(info.key)
+    for item in store.unfinished(""):
+        store.discard(item)
     return store
+
+
+@pytest.fixture
+def s3_store(s3_server, s3_environment):
+    s3_environment(s3_server)
+    return emptied(open_store(f"s3://{BUCKET}/runs/demo"))
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -128,6 +131,88 @@ class TestReadingAndWriting:
             seen.add(store.read("object") in contents)
         writer.join()
         assert seen == {True}
+
+
+class TestRanges:
+    @pytest.mark.parametrize(("start", "length"), [(0, 1), (0, 1000), (999, 1), (17, 400), (1000, 0), (5000, 0)])
+    def test_exactly_those_bytes(self, store, start, length):
+        data = os.urandom(1000)
+        store.write("object", data)
+        assert store.read_range("object", start, length) == data[start : start + length]
+
+    @pytest.mark.parametrize(("start", "length"), [(0, 1001), (999, 2), (1000, 1), (5000, 10)])
+    def test_an_object_that_ends_before_is_corrupt(self, store, start, length):
+        store.write("object", bytes(1000))
+        with pytest.raises(CorruptError, match=f"object ends before byte {start + length}"):
+            store.read_range("object", start, length)
+
+    def test_an_object_that_is_not_there(self, store):
+        with pytest.raises(MissingError):
+            store.read_range("nothing", 0, 1)
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            [],
+            [b""],
+            [b"abc", memoryview(b"xdefx")[1:4], b"", b"g"],
+            [os.urandom(1 << 20)] * 3,
+            [memoryview(os.urandom(5 << 20))] * 4 + [b"end"],
+        ],
+    )
+    def test_the_pieces_in_order(self, store, parts):
+        whole = b"".join(parts)
+        store.write_parts("dir/object", iter(parts), len(whole))
+        assert store.read("dir/object") == whole
+        assert store.list("") == [ObjectInfo("dir/object", len(whole))]
+        assert store.unfinished("") == []
+
+    @pytest.mark.parametrize("size", [0, 9, 11, 30 << 20])
+    def test_another_number_of_bytes_than_announced_stores_nothing(self, store, size):
+        store.write("object", b"before")
+        with pytest.raises(InternalError):
+            store.write_parts("object", [b"0123456789"], size)
+        assert store.read("object") == b"before"
+        assert store.unfinished("") == []
+
+    @pytest.mark.parametrize("size", [100, 20 << 20])
+    def test_a_source_that_fails_stores_nothing(self, store, size):
+        def pieces():
+            yield bytes(size // 2)
+            raise UnavailableError("gone")
+
+        with pytest.raises(UnavailableError, match="gone"):
+            store.write_parts("object", pieces(), size)
+        assert store.list("") == []
+        assert store.unfinished("") == []
+
+
+class TestUnfinished:
+    def test_a_killed_writer_leaves_something_that_can_be_discarded(self, store):
+        store.write("a/done", b"1")
+        begin(store, "a/big")
+        begin(store, "b/big")
+        (found,) = store.unfinished("a/")
+        assert found.key.startswith("a/")
+        assert found.begun_at > 1_200_000_000  # moto says 2010
+        assert keys(store) == ["a/done"]
+        for _ in range(2):
+            store.discard(found)
+        assert [item.key[:2] for item in store.unfinished("")] == ["b/"]
+        store.discard(store.unfinished("")[0])
+
+
+def begin(store, key):
+    """What a writer leaves that is killed in the middle of a large object."""
+    if isinstance(store, LocalStore):
+        folder = os.path.dirname(f"{store.root}/{key}")
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/.tmp-abc", "wb") as file:
+            file.write(b"half")
+    else:
+        store._call("create_multipart_upload", Key=f"{store._prefix}{key}")
 
 
 class TestDeleting:
@@ -337,7 +422,7 @@ class TestS3:
     def test_nobody_listens(self, s3_environment):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-            s3_environment(f"http://127.0.0.1:{unused.getsockname()[1]}")
+            s3_environment(f"http://127.0.0.1:{unused.getsockname()[1]}", short=True)
             store = open_store(f"s3://{BUCKET}/run")
             for action in (lambda: store.read("x"), lambda: store.list(""), lambda: store.write("x", b"")):
                 with pytest.raises(UnavailableError, match="AWS_ENDPOINT_URL"):
@@ -345,7 +430,7 @@ class TestS3:
 
     def test_the_service_hangs(self, s3_environment):
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            s3_environment(f"http://127.0.0.1:{silent.getsockname()[1]}")
+            s3_environment(f"http://127.0.0.1:{silent.getsockname()[1]}", short=True)
             with pytest.raises(UnavailableError):
                 open_store(f"s3://{BUCKET}/run").read("x")
 
@@ -372,6 +457,175 @@ class TestS3:
         with answering(409, "ConditionalRequestConflict") as endpoint:
             s3_environment(endpoint)
             assert open_store(f"s3://{BUCKET}/run").create("x", b"1") is False
+
+
+class TestInterruptedAnswers:
+    """A body that breaks off is continued at the byte where it broke, of the same version."""
+
+    DATA = bytes(range(256)) * 4000
+
+    @pytest.fixture
+    def broken(self, s3_environment):
+        with fault_server({f"/{BUCKET}/run/k": self.DATA}) as server:
+            s3_environment(server.url)
+            yield server, open_store(f"s3://{BUCKET}/run")
+
+    @pytest.mark.parametrize("fault", [reset_after, close_after])
+    def test_it_goes_on(self, broken, fault):
+        server, store = broken
+        server.add(fault(300_000), times=3)
+        assert store.read("k") == self.DATA
+        asked = [request.headers for request in server.requests]
+        assert len(asked) == 4
+        assert "range" not in asked[0]
+        assert all(headers["range"].startswith("bytes=") and "if-match" in headers for headers in asked[1:])
+
+    def test_a_range_too(self, broken):
+        server, store = broken
+        server.add(reset_after(100_000), times=2)
+        assert store.read_range("k", 1000, 900_000) == self.DATA[1000:901_000]
+        assert server.requests[0].headers["range"] == "bytes=1000-900999"
+        assert server.requests[-1].headers["range"].endswith("-900999")
+
+    def test_an_object_that_was_replaced_in_between_is_read_anew(self, broken):
+        server, store = broken
+
+        def replace_it():
+            server.objects[f"/{BUCKET}/run/k"] = b"new" * 200_000
+
+        server.add(reset_after(300_000), times=1)
+        server.add(first(replace_it), times=1)
+        assert store.read("k") == b"new" * 200_000
+
+    def test_it_gives_up(self, broken):
+        server, store = broken
+        server.add(close_after(0))
+        with pytest.raises(UnavailableError):
+            store.read("k")
+        assert len(server.requests) == 5
+
+    def test_a_service_that_sends_more_than_was_asked_for(self, broken):
+        server, store = broken
+        server.ranges = False
+        with pytest.raises(UnavailableError, match="does not serve parts"):
+            store.read_range("k", 10, 10)
+
+    @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (502, ""), (429, "")])
+    def test_a_busy_service_is_asked_again(self, broken, status, code):
+        server, store = broken
+        server.add(refuse(status, code=code), times=2)
+        assert store.read("k") == self.DATA
+
+
+class TestLostAnswers:
+    """The request arrived, its answer did not: the next attempt meets what the first one did."""
+
+    @pytest.fixture
+    def lossy(self, s3_server, s3_store, s3_environment):
+        with fault_server(upstream=s3_server) as server:
+            s3_environment(server.url)
+            store = open_store(s3_store.root)
+            assert store.create("warm", b"")  # has found out about conditions
+            yield server, store
+
+    def test_a_create_knows_its_own_object(self, lossy):
+        server, store = lossy
+        server.add(refuse(500, code="InternalError"), times=1, methods=("PUT",))
+        assert store.create("commits/1", b"mine") is True
+
+    def test_a_create_does_not_take_anothers_for_its_own(self, lossy, s3_store):
+        server, store = lossy
+        s3_store.write("commits/1", b"other")
+        server.add(refuse(500, code="InternalError"), times=1, methods=("PUT",))
+        assert store.create("commits/1", b"mine") is False
+
+    def test_a_swap_knows_its_own_object(self, lossy):
+        server, store = lossy
+        store.write("LATEST", b"1")
+        _, version = store.read_version("LATEST")
+        server.add(refuse(500, code="InternalError"), times=1, methods=("PUT",))
+        assert store.replace("LATEST", b"2", version) is True
+        assert store.replace("LATEST", b"3", version) is False
+
+    def test_an_upload_completes(self, lossy):
+        server, store = lossy
+        server.add(refuse(503, code="SlowDown"), times=3, methods=("PUT",), path="partNumber")
+        server.add(refuse(500, code="InternalError"), times=1, methods=("POST",), path="uploadId")
+        data = os.urandom(18 << 20)
+        store.write_parts("big", [data], len(data))
+        assert store.read("big") == data
+        assert store.unfinished("") == []
+
+    def test_an_upload_that_cannot_be_ended_is_aborted(self, lossy):
+        server, store = lossy
+        server.add(refuse(403, code="AccessDenied"), methods=("PUT",), path="partNumber=2")
+        with pytest.raises(PermissionDeniedError):
+            store.write_parts("big", [bytes(18 << 20)], 18 << 20)
+        assert store.unfinished("") == []
+        assert keys(store, "big") == []
+
+
+class TestWithoutConditionalWrites:
+    """At most one creator wins, by claims; comparing and swapping are two steps."""
+
+    @pytest.fixture(params=[without_conditions, refusing_conditions])
+    def store(self, request, s3_environment):
+        with running_server(request.param) as endpoint:
+            s3_environment(endpoint)
+            yield emptied(open_store(f"s3://{BUCKET}/runs/plain"))
+
+    def test_it_is_noticed_by_one_probe_that_leaves_nothing(self, store, monkeypatch):
+        puts = []
+        put = S3Store._put
+        monkeypatch.setattr(
+            S3Store, "_put", lambda self, key, data, **c: (puts.append((key, c)), put(self, key, data, **c))
+        )
+        assert store.create("a", b"1")
+        assert store.create("b", b"1")
+        probes = [key for key, conditions in puts if conditions]
+        assert 1 <= len(probes) <= 2
+        assert len(set(probes)) == 1
+        assert probes[0].startswith("probes/")
+        assert keys(store) == ["a", "b"]
+
+    def test_only_the_first_succeeds(self, store):
+        assert store.create("commits/1", b"first") is True
+        assert store.create("commits/1", b"second") is False
+        assert store.read("commits/1") == b"first"
+        store.delete("commits/1")
+        assert store.create("commits/1", b"third") is True
+        assert keys(store) == ["commits/1"]
+
+    def test_at_most_one_of_many_threads_succeeds(self, store):
+        store.create("warm", b"")
+        for contest in range(3):
+            start = threading.Barrier(4)
+
+            def contend(name, contest=contest, start=start):
+                start.wait()
+                return name if store.create(f"incarnations/{contest}", str(name).encode()) else None
+
+            with ThreadPoolExecutor(4) as pool:
+                winners = [name for name in pool.map(contend, range(4)) if name is not None]
+            stored = [store.read(key) for key in keys(store, f"incarnations/{contest}")]
+            assert stored == [str(name).encode() for name in winners]
+            assert len(winners) <= 1
+        assert keys(store, "claims/") == []
+
+    def test_a_claim_that_a_dead_contender_left_keeps_the_key_closed(self, store):
+        store.write("claims/commits/1/dead", b"claim\n")
+        assert store.create("commits/1", b"x") is False
+        assert keys(store) == ["claims/commits/1/dead"]
+        assert store.create("commits/10", b"x") is True
+
+    def test_replacing(self, store):
+        store.write("LATEST", b"1")
+        _, version = store.read_version("LATEST")
+        assert store.replace("LATEST", b"2", version) is True
+        assert store.replace("LATEST", b"3", version) is False
+        assert store.read("LATEST") == b"2"
+        store.delete("LATEST")
+        assert store.replace("LATEST", b"4", version) is False
 
 
 class answering:

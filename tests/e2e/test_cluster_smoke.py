@@ -10,14 +10,20 @@ from clip_testkit.cluster.workloads import container, elastic_job, headless_serv
 from clipctl.contract.errors import UnavailableError
 
 ALL_REDUCE = """
-import os, torch, torch.distributed as dist
-dist.init_process_group("gloo")
-rank, world = dist.get_rank(), dist.get_world_size()
-total = torch.full((3,), float(rank + 1))
+import torch
+import torch.distributed as dist
+from clip_trainer.elastic import process_group
+from clip_trainer.elastic.membership import membership_from_environment
+
+membership = membership_from_environment()
+generation = membership.next()
+process_group.enter(generation, torch.device("cpu"))
+total = torch.full((3,), float(generation.rank + 1))
 dist.all_reduce(total)
-print(f"rank {rank} of {world}: {total.tolist()}", flush=True)
-assert total.tolist() == [world * (world + 1) / 2] * 3
-dist.destroy_process_group()
+print(f"rank {generation.rank} of {generation.world}: {total.tolist()}", flush=True)
+assert total.tolist() == [generation.world * (generation.world + 1) / 2] * 3
+process_group.leave_group()
+membership.close(0)
 """
 
 
@@ -71,7 +77,7 @@ def test_image_holds_what_it_should_and_nothing_to_build_with(namespace, image):
             "tools": [t for t in ("pip", "pip3", "uv", "gcc", "cc", "make") if shutil.which(t)],
             "pip": importlib.util.find_spec("pip") is not None,
             "root_writable": os.access("/", os.W_OK), "tmp_writable": os.access("/tmp", os.W_OK),
-            "share_store": os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"], "secure": os.environ["WDS_SECURE"],
+            "secure": os.environ["WDS_SECURE"],
             "bytecode": os.path.exists(importlib.util.cache_from_source(torch.__file__)),
             "help": subprocess.run(["clipctl", "--help"], capture_output=True).returncode,
         }))
@@ -87,7 +93,6 @@ def test_image_holds_what_it_should_and_nothing_to_build_with(namespace, image):
         "pip": False,
         "root_writable": False,
         "tmp_writable": True,
-        "share_store": "1",
         "secure": "1",
         "bytecode": True,
         "help": 0,
@@ -126,10 +131,11 @@ def test_restricted_namespace_refuses_a_privileged_pod(namespace, image):
         namespace.apply(unsafe)
 
 
-def test_elastic_job_of_two_workers_succeeds_at_an_external_store(namespace, image):
+def test_elastic_job_of_two_workers_succeeds_at_an_external_coordinator(namespace, image):
     store = {"app": "store"}
-    serve = ["python", "-m", "clip_trainer.store_server", "--port", "29400"]
-    main = container(image, ["torchrun", "/scripts/all_reduce.py"], name="pytorch", env={"OMP_NUM_THREADS": "1"})
+    serve = ["python", "-m", "clip_trainer.coordinator", "--port", "29400"]
+    launch = ["python", "-m", "clip_trainer.launch", "/scripts/run.json", "--worker", "all_reduce"]
+    main = container(image, launch, name="pytorch", env={"OMP_NUM_THREADS": "1", "PYTHONPATH": "/scripts"})
     main["volumeMounts"].append({"name": "scripts", "mountPath": "/scripts"})
     job = elastic_job("reduce", 2, main, "store")
     # `Running` removes the pods that have not quite ended when the job succeeds, worker 0's own among them.
@@ -141,7 +147,7 @@ def test_elastic_job_of_two_workers_succeeds_at_an_external_store(namespace, ima
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {"name": "scripts"},
-            "data": {"all_reduce.py": ALL_REDUCE},
+            "data": {"all_reduce.py": ALL_REDUCE, "run.json": json.dumps({"spec": {"name": "reduce"}})},
         },
         pod("store", container(image, serve), labels=store),
         headless_service("store", store, 29400),
@@ -155,4 +161,4 @@ def test_elastic_job_of_two_workers_succeeds_at_an_external_store(namespace, ima
     # The job has succeeded once worker 0 has; the other may still be about to end. Ranks are not pod indices.
     for index in range(2):
         _, log = namespace.finished_pod(f"reduce-worker-{index}")
-        assert re.search(r"^rank [01] of 2: \[3\.0, 3\.0, 3\.0\]$", log, re.MULTILINE)
+        assert re.search(r"rank [01] of 2: \[3\.0, 3\.0, 3\.0\]$", log, re.MULTILINE)

@@ -25,8 +25,10 @@ from clip_trainer.train.data_record import DataRecord
 from clip_trainer.train.events import EventLog
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.step import StepResult
+from clip_trainer.train.wishes import NOTHING
 from clipctl.contract import metric_names as m
 from clipctl.contract import names
+from clipctl.contract.store_local import LocalStore
 from clipctl.manifests import parse_manifests
 from clipctl.render import EmbeddedHelm, render
 
@@ -44,7 +46,7 @@ SECONDS = {"data": 0.05, "compute": 0.3, "reduce": 0.1, "optimizer": 0.05}
 HIT_RATE = 0.75
 
 
-NO_EVENTS = EventLog(None, 1, time.time)
+NO_EVENTS = EventLog(LocalStore("unused"), time.time)
 
 
 def rendered_operator():
@@ -111,7 +113,7 @@ class Run:
             gradient_norm=0.25,
             digest=7,
             replaced=0,
-            preempted=False,
+            agreed=NOTHING,
             skipped=None,
             seconds=SECONDS,
         )
@@ -122,9 +124,14 @@ class Run:
             metrics[m.TRAIN_WORLD_SIZE].set(len(self.ranks))
             metrics[m.TRAIN_TOTAL_STEPS].set(10_000)
             metrics[m.TRAIN_GOODPUT].set(0.9)
+            metrics[m.TRAIN_STRAGGLER].set(1.1)
             metrics[m.TRAIN_LOGIT_SCALE].set(14.3)
             if self.step % 2 == 0:
                 metrics[m.TRAIN_CHECKPOINT_SECONDS].observe(1.5)
+                metrics[m.TRAIN_CHECKPOINT_STALL].observe(0.02)
+                metrics[m.TRAIN_RECOVERIES].labels("regroup").inc()
+                metrics[m.TRAIN_RECOVERY_SECONDS].labels("regroup").observe(0.5)
+                metrics[m.TRAIN_RECOVERY_PHASE].labels("form").set(0.1)
                 metrics[m.TRAIN_CHECKPOINT_STEP].set(self.step)
             if self.step % 5 == 0 and rank == 0:
                 metrics[m.TRAIN_REPLACED].labels("undecodable image").inc()
@@ -323,7 +330,7 @@ def test_panels_show_what_the_exporters_say(prometheus, runs):
     assert value(prometheus, "Ranks (world size)", **team) == 2
     assert value(prometheus, "Checkpoints (step)", 0, **team) == runs[0].step // 2 * 2
     assert value(prometheus, "Steps since the last checkpoint", **team) == runs[0].step % 2
-    assert value(prometheus, "Training waits for a checkpoint (mean of 1 h)", **team) == pytest.approx(1.5)
+    assert value(prometheus, "Training waits for a checkpoint (mean of 1 h)", **team) == pytest.approx(0.02)
     for phase, seconds in SECONDS.items():
         assert value(prometheus, "Seconds per step by phase", **team, phase=phase) == pytest.approx(seconds)
     assert value(prometheus, "Waiting for data", **team) == pytest.approx(0.1)

@@ -107,7 +107,7 @@ def test_stop_saves_and_submit_resumes(lab, reference):
     lab.clipctl("submit", file)
     lab.wait_for_step("pause", 12)
     lab.clipctl("stop", "pause")
-    lab.kubectl.wait("the pods to stop", lambda: not live_workers(lab, "pause"))
+    lab.kubectl.wait("the pods to stop", lambda: not lab.live_workers("pause"))
     stopped_at = list_checkpoints(lab.store("pause"))[-1].step
     assert stopped_at >= 12
     assert json.loads(lab.clipctl("status", "pause", "--json"))["state"] == "Stopped"
@@ -119,10 +119,6 @@ def test_stop_saves_and_submit_resumes(lab, reference):
     starts = [event for event in lab.events("pause") if event["event"] == "started"]
     assert starts[-1]["step"] == stopped_at  # not a step was lost
     assert_same_training(lab.kept_steps("pause"), reference)
-
-
-def live_workers(lab, run):
-    return [pod for pod in lab.workers(run) if pod["status"]["phase"] in {"Pending", "Running"}]
 
 
 def test_deadline_and_ttl_are_enforced(lab):

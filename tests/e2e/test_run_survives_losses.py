@@ -1,10 +1,12 @@
 """A run on the cluster: undisturbed, and with every kind of pod deleted while it trains."""
 
 import json
+import time
 
 import open_clip
 import torch
 
+from clip_testkit.history import check
 from clip_testkit.lab import assert_same_training
 
 
@@ -40,8 +42,9 @@ def load_export(store, folder):
 def test_any_pod_may_be_lost(lab, reference, record_property, capsys):
     lab.clipctl("submit", str(lab.run_file("chaos")))
     lab.wait_for_step("chaos", 12)
+    alone = lab.steps_during("chaos", lambda: lab.delete_pod(pod_name(lab, "rendezvous")), 5)
     seconds = {}
-    for lost in ("worker-1", "worker-0", "rendezvous"):
+    for lost in ("worker-1", "worker-0"):  # one right after the other: nobody may be left who has the state
         seconds[lost] = lab.recovery_seconds("chaos", lambda lost=lost: lab.delete_pod(pod_name(lab, lost)))
 
     status = lab.wait_for_end("chaos")
@@ -50,13 +53,41 @@ def test_any_pod_may_be_lost(lab, reference, record_property, capsys):
         record_property(f"recovery_seconds_{lost}", round(took, 1))
     with capsys.disabled():
         print("\nrecovery after deletion: " + ", ".join(f"{lost} {took:.1f} s" for lost, took in seconds.items()))
+    assert len({event["incarnation"] for event in alone}) == 1, "nobody regroups because the coordinator is gone"
     assert status["state"] == "Succeeded"
     assert status["attempt"] == 1  # no help from the operator was needed
     assert_same_training(lab.kept_steps("chaos"), reference)
 
 
-def pod_name(lab, which):
+def test_survivors_keep_the_state_and_give_it_to_the_replacement(lab, record_property, capsys):
+    lab.clipctl("submit", str(lab.run_file("survivors", train={"steps": 5000})))
+    lab.wait_for_step("survivors", 12)
+    seconds = {}
+    for lost in ("worker-1", "worker-0"):  # worker 0 has rank 0
+        began = time.time()
+        seconds[lost] = lab.recovery_seconds(
+            "survivors", lambda lost=lost: lab.delete_pod(pod_name(lab, lost, "survivors"))
+        )
+        lab.kubectl.wait(
+            f"the replacement of {lost}",
+            lambda began=began: any(event["rung"] == "grow" for event in lab.regrouped("survivors", began)),
+            seconds=240,
+        )
+    lab.clipctl("stop", "survivors")
+    lab.kubectl.wait("the pods to stop", lambda: not lab.live_workers("survivors"))
+
+    for lost, took in seconds.items():
+        record_property(f"survivor_goes_on_after_{lost}", round(took, 1))
+    with capsys.disabled():
+        print("\na survivor goes on after: " + ", ".join(f"{lost} {took:.1f} s" for lost, took in seconds.items()))
+    events = lab.events("survivors")
+    assert check(events) == []
+    assert [event["rung"] for event in lab.regrouped("survivors")] == ["regroup", "grow", "regroup", "grow"]
+    assert [event["resumed_from"] for event in events if event["event"] == "started"] == [None, None]
+
+
+def pod_name(lab, which, run="chaos"):
     if which != "rendezvous":
-        return f"chaos-1-{which}"
-    (pod,) = lab.kubectl.items("pods", "--selector=clipctl.dev/run=chaos,app.kubernetes.io/component=rendezvous")
+        return f"{run}-1-{which}"
+    (pod,) = lab.kubectl.items("pods", f"--selector=clipctl.dev/run={run},app.kubernetes.io/component=rendezvous")
     return pod["metadata"]["name"]

@@ -99,7 +99,7 @@ def train_ours(model, kind, optimizer_name, precision):
     guard, schedule = Guard(GuardSection()), schedule_of(spec, samples=1)
     optimizer = optimizer_of(spec, model)
     step = TrainStep(model, optimizer, group, objective, guard, grad_clip_norm=spec.train.grad_clip_norm)
-    results = [step(batch, learning_rate(number, schedule), False) for number, batch in enumerate(batches())]
+    results = [step(batch, learning_rate(number, schedule)) for number, batch in enumerate(batches())]
     assert {result.skipped for result in results} == {None}
     assert results[0].gradient_norm > CLIP
     return [result.loss for result in results]

@@ -83,12 +83,7 @@ def test_elastic_settings() -> None:
     assert (elastic["rdzvHost"], elastic["rdzvPort"]) == ("digits-rendezvous", 29400)
     assert elastic["rdzvId"] == names.rendezvous_id("digits", digest, 1)
     conf = {entry["key"]: entry["value"] for entry in elastic["rdzvConf"]}
-    assert conf == {
-        "is_host": "0",
-        "last_call_timeout": "2",
-        "keep_alive_interval": "1",
-        "keep_alive_max_attempt": "3",
-    }
+    assert conf == {"last_call_timeout": "2"}
     assert job["spec"]["nprocPerNode"] == "8"
     policy = job["spec"]["runPolicy"]
     assert (policy["cleanPodPolicy"], policy["backoffLimit"], policy["suspend"]) == ("Running", 12, False)
@@ -111,9 +106,7 @@ def test_worker_container() -> None:
     env = {entry["name"]: entry for entry in container["env"]}
     assert len(env) == len(container["env"])
     assert env["CLIPCTL_ATTEMPT"]["value"] == "1"
-    assert env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"]["value"] == "1"
     assert env["HOME"]["value"] == "/tmp"
-    assert env["PET_LOCAL_ADDR"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
     assert env["AWS_ENDPOINT_URL"]["value"] == "http://s3:9000"
     assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "s3", "key": "secret"}}
     wanted = {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 8}
@@ -162,7 +155,7 @@ def test_the_rendezvous() -> None:
     assert deployment["metadata"]["name"] == service["metadata"]["name"] == "digits-rendezvous"
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "clip_trainer.store_server", "--port", "29400"]
+    assert container["command"] == ["python", "-m", "clip_trainer.coordinator", "--port", "29400"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
     assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()

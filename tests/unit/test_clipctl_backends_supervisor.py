@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from clipctl.backends.attempt import FINISH_SECONDS, STORE_RESTARTS
+from clipctl.backends.attempt import COORDINATOR_RESTARTS, FINISH_SECONDS
 from clipctl.backends.localpods import Processes, pod_environment
 from clipctl.backends.localstate import RunDirectory, Submission
 from clipctl.backends.supervisor import Supervisor
@@ -49,18 +49,18 @@ class World:
         self.now = 1000.0
         self.pods = {}
         self.started = []
-        self.stores = []
+        self.coordinators = []
         self.events = {}
         self.terminations = {}
         self.on_term = 75
         self.seen = []
 
     def free_port(self):
-        return 4000 + len(self.stores)
+        return 4000 + len(self.coordinators)
 
-    def start_store(self, port):
-        self.stores.append(FakeProcess(port, None))
-        return self.stores[-1]
+    def start_coordinator(self, port):
+        self.coordinators.append(FakeProcess(port, None))
+        return self.coordinators[-1]
 
     def start_pod(self, index, attempt, port):
         self.pods[index] = FakeProcess(100 + len(self.started), self.on_term)
@@ -95,7 +95,7 @@ def world(tmp_path):
         made.supervisor = Supervisor(directory, RunSpec.model_validate(spec), made, made.clock, made.sleep)
         final = made.supervisor.run()
         assert directory.read_state() == final
-        assert all(p.status is not None for p in [*made.pods.values(), *made.stores]), "something still runs"
+        assert all(p.status is not None for p in [*made.pods.values(), *made.coordinators]), "something still runs"
         return final
 
     made.run = run
@@ -245,26 +245,26 @@ def test_deadline_that_meets_the_end_of_the_run(world):
     assert world.run(retry__deadline_seconds=30).state == "Succeeded"
 
 
-def test_store_is_started_again_at_its_port(world):
+def test_coordinator_is_started_again_at_its_port(world):
     def lose():
-        world.stores[-1].status = 1
+        world.coordinators[-1].status = 1
 
     world.events = {5: lose, 10: both(end(world, 0, 0), end(world, 1, 0))}
     assert world.run().exit_code == 0
-    assert [store.pid for store in world.stores] == [4000, 4000]
+    assert [one.pid for one in world.coordinators] == [4000, 4000]
 
 
-def test_store_that_cannot_stay_ends_the_attempt(world):
+def test_coordinator_that_cannot_stay_ends_the_attempt(world):
     def hopeless(port):
-        store = FakeProcess(port, None)
-        store.status = 69
-        world.stores.append(store)
-        return store
+        one = FakeProcess(port, None)
+        one.status = 69
+        world.coordinators.append(one)
+        return one
 
-    world.start_store = hopeless
+    world.start_coordinator = hopeless
     final = world.run()
     assert (final.state, final.exit_code, final.causes) == ("Failed", 69, ("infrastructure",) * 2)
-    assert len(world.stores) == 2 * (STORE_RESTARTS + 1)
+    assert len(world.coordinators) == 2 * (COORDINATOR_RESTARTS + 1)
 
 
 def test_one_complete_launcher_is_enough_after_a_while(world):
@@ -299,8 +299,8 @@ def test_launchers_see_what_a_cluster_would_set():
     assert found["PET_RDZV_ID"] == names.rendezvous_id("digits", spec.digest(), 3)
     assert found["PET_MAX_RESTARTS"] == "2"
     assert found["CLIPCTL_ATTEMPT"] == "3"
-    assert "is_host=0" in found["PET_RDZV_CONF"]
-    assert (found["PET_LOCAL_ADDR"], found["GLOO_SOCKET_IFNAME"]) == ("127.0.0.1", "lo")
+    assert found["PET_RDZV_CONF"] == "last_call_timeout=3"
+    assert found["GLOO_SOCKET_IFNAME"] == "lo"
 
 
 def test_environment_of_the_run_is_passed_on():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clip_testkit.fetching import fetch_settings
+from clip_testkit.safetensorsfiles import read_tensors
 from clip_testkit.weightserver import Fault, serving
 from clip_trainer.pretrained import registry
 from clip_trainer.pretrained.fetching import WEIGHTS, Fetcher
@@ -27,7 +28,7 @@ from clipctl.contract.errors import (
 from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store_local import LocalStore
 from clipctl.modelbundle import Ingredients, config_of, tokenizer_of, write_bundle
-from clipctl.safetensorsfile import Tensor, read_tensors, write_chunks
+from clipctl.safetensorsfile import Tensor, write_chunks
 from clipctl.trainerprocess import run_trainer
 
 SAFE, PICKLED = WEIGHTS
@@ -234,7 +235,7 @@ def test_a_run_gives_its_newest_checkpoint_that_verifies(fetcher, tmp_path, caps
     assert "step-00000001" in parts.source
     assert "REJECTED step-00000002" in capsys.readouterr().err
     write_bundle(parts, str(tmp_path / "out"))
-    tensors = read_tensors((tmp_path / "out" / SAFE).read_bytes(), "weights")
+    tensors = read_tensors((tmp_path / "out" / SAFE).read_bytes())
     assert bytes(tensors["a"].data) == b"old"
     assert json.loads((tmp_path / "out" / "open_clip_config.json").read_text()) == CONFIG
 

@@ -120,7 +120,7 @@ def test_errors_as_json(capsys):
 
 def test_version(capsys):
     assert main(["version", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["checkpoint_format"] == 1
+    assert json.loads(capsys.readouterr().out)["checkpoint_format"] == 2
     assert main(["version"]) == 0
     assert capsys.readouterr().out.startswith("clipctl ")
 

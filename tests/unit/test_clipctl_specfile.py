@@ -258,7 +258,7 @@ name: demo
 model: {name: ViT-B-32, image_size: %s}
 data: {train: "s3://b/d", augment: {scale: %s}}
 train: {global_batch: 4, steps: 1, optimizer_options: {a: %s}}
-checkpoint: {path: "s3://b/r"}
+checkpoint: {path: "s3://b/r", keep: %s}
 eval: {zero_shot: {data: "s3://x", classes: %s, templates: %s}}
 """
 
@@ -276,10 +276,14 @@ eval: {zero_shot: {data: "s3://x", classes: %s, templates: %s}}
             "[1]",
             "train.optimizer_options.a: should be true or false or a whole number or a number or text, not a list",
         ),
-        (3, "7", "eval.zero_shot.classes: should be a list or `imagenet` or text, not 7"),
-        (3, "[a, 5]", "eval.zero_shot.classes[1]: should be text, not 5; put it in quotes"),
+        (3, "1", "checkpoint.keep: should be greater than or equal to 2, not 1"),
+        (3, "many", "checkpoint.keep: should be a whole number or a mapping with fields, not 'many'"),
+        (3, "{last: 1}", "checkpoint.keep.last: should be greater than or equal to 2, not 1"),
+        (3, "{lst: 3}", "checkpoint.keep.lst: is not a field; did you mean `last`?"),
+        (4, "7", "eval.zero_shot.classes: should be a list or `imagenet` or text, not 7"),
+        (4, "[a, 5]", "eval.zero_shot.classes[1]: should be text, not 5; put it in quotes"),
         (
-            4,
+            5,
             "imagnet",
             "eval.zero_shot.templates: is 'imagnet', should be imagenet or simple or a list or a .json file; "
             "did you mean `imagenet`?",
@@ -287,7 +291,7 @@ eval: {zero_shot: {data: "s3://x", classes: %s, templates: %s}}
     ],
 )
 def test_a_value_that_is_none_of_several_kinds_gets_one_line(place, value, line):
-    values = ["224", "[0.5, 1]", "1", "imagenet", "simple"]
+    values = ["224", "[0.5, 1]", "1", "3", "imagenet", "simple"]
     parse_spec((UNIONS % tuple(values)).encode(), "run.yaml")
     values[place] = value
     assert [without_position(problem) for problem in problems(UNIONS % tuple(values))] == [line]

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 
+from clip_testkit.safetensorsfiles import read_tensors
 from clipctl import torchfile
-from clipctl.safetensorsfile import read_tensors
 
 CONTENT = {
     "epoch": 3,
@@ -25,7 +25,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 def stored(**tensors):
     import safetensors.torch
 
-    return read_tensors(safetensors.torch.save(tensors), "x")
+    return read_tensors(safetensors.torch.save(tensors))
 
 
 def load(content, **options):

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clip_testkit.memorystore import MemoryStore
 from clipctl.contract import commits, layout
 from clipctl.contract.commits import CommitRecord, Manifest, StoredObject
-from clipctl.contract.digest import canonical_json, sha256_hex
-from clipctl.contract.errors import CorruptError, MissingError
+from clipctl.contract.digest import canonical_json, chunk_digests, self_digest, sha256_hex
+from clipctl.contract.errors import CorruptError, MissingError, UnavailableError
 from clipctl.contract.layout import CheckpointId
 from clipctl.contract.store_local import LocalStore
 
@@ -46,31 +47,12 @@ def commit(store, step, incarnation=1, objects=OBJECTS, chunk=100):
     stored = []
     for name, data in objects.items():
         store.write(prefix + name, data)
-        digests = tuple(commits.chunk_digests(data, chunk))
+        digests = tuple(chunk_digests(data, chunk))
         stored.append(StoredObject(name, len(data), digests, chunk))
     manifest = Manifest(tuple(stored), {"train": {"step": step}}).to_bytes()
     store.write(f"{prefix}manifest.json", manifest)
     assert store.create(layout.commit_key(checkpoint), record_of(step, incarnation, manifest).to_bytes())
     return checkpoint
-
-
-class MemoryStore:
-    """The reading half of a store over a dictionary; fast enough for thousands of corruptions."""
-
-    root = "memory"
-
-    def __init__(self, objects):
-        self.objects = dict(objects)
-
-    def read(self, key):
-        if key not in self.objects:
-            raise MissingError(f"{key} does not exist.")
-        return self.objects[key]
-
-    def list(self, prefix):
-        from clipctl.contract.store import ObjectInfo
-
-        return [ObjectInfo(key, len(data)) for key, data in sorted(self.objects.items()) if key.startswith(prefix)]
 
 
 @pytest.fixture(scope="module")
@@ -241,8 +223,6 @@ class TestNewest:
             commits.newest_verified(Vanishing(two_checkpoints), lambda r: None)
 
     def test_an_unavailable_store_is_not_damage(self, two_checkpoints):
-        from clipctl.contract.errors import UnavailableError
-
         class Down(MemoryStore):
             def read(self, key):
                 raise UnavailableError("down")
@@ -286,7 +266,7 @@ class TestMalformed:
 
     def test_an_unknown_field_is_refused_even_with_a_right_digest(self):
         raw = {**json.loads(record_of().to_bytes()), "surprise": 1}
-        raw["digest"] = commits.self_digest(raw)
+        raw["digest"] = self_digest(raw)
         with pytest.raises(CorruptError, match="unexpected fields"):
             CommitRecord.from_bytes(canonical_json(raw))
 

@@ -125,7 +125,7 @@ def test_elastic_job_has_the_settings_that_let_any_worker_die():
     job = workloads.elastic_job("r", 2, workloads.container("i", ["true"], name="pytorch"), "store")
     policy = job["spec"]["elasticPolicy"]
     conf = {entry["key"]: entry["value"] for entry in policy["rdzvConf"]}
-    assert conf["is_host"] == "0"
+    assert conf == {"last_call_timeout": "1"}
     assert (policy["rdzvHost"], policy["rdzvPort"]) == ("store", 29400)
     assert set(job["spec"]["pytorchReplicaSpecs"]) == {"Worker"}
     assert job["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from clip_testkit import history
+from clip_testkit.eventlogs import opened
 from clip_testkit.history import DIGEST, DUPLICATE, FORK, GAP, LOSS, REORDERED
 from clip_trainer.data.order.lanes import SampleOrder
-from clip_trainer.train.events import EventLog
 from clipctl.contract.store_local import LocalStore
 
 BATCH = 8
@@ -183,7 +183,7 @@ class TestCommand:
             logs = {}
             for event in events:
                 number = event["incarnation"]
-                log = logs.setdefault(number, EventLog(store, number, lambda: 1.0))
+                log = logs.setdefault(number, opened(store, number, lambda: 1.0))
                 log.write(event["event"], **{k: v for k, v in event.items() if k not in ("event", "incarnation")})
             for log in logs.values():
                 log.flush()

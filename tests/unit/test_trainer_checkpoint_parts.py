@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from clip_trainer.checkpoint import retention
 from clip_trainer.checkpoint.incarnation import allocate, check_fence, newest_incarnation
-from clip_trainer.checkpoint.retention import MINIMUM_VERIFIED, Retention, expendable
+from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.tensors import copy_into, partition
 from clipctl.contract.commits import list_checkpoints
 from clipctl.contract.errors import CorruptError, TryAgainError, UnavailableError
 from clipctl.contract.layout import CheckpointId, checkpoint_prefix, commit_key
+from clipctl.contract.retention import KeepPolicy
 from clipctl.contract.store_local import LocalStore
 
 SIZES = st.dictionaries(st.text("abc.", min_size=1, max_size=6), st.integers(0, 50), max_size=20)
@@ -71,36 +72,6 @@ class TestCopyInto:
         assert target["a"].tolist() == [0.0, 0.0]
 
 
-class TestExpendable:
-    @pytest.mark.parametrize(
-        ("steps", "keep", "verified", "expected"),
-        [
-            ((1, 2, 3, 4), 2, (3, 4), (1, 2)),
-            ((1, 2, 3, 4), 3, (3, 4), (1,)),
-            ((1, 2, 3, 4), 3, (2, 3, 4), (1,)),
-            ((1, 2, 3, 4), 2, (4,), ()),
-            ((1, 2, 3, 4), 2, (1, 2), ()),
-            ((1, 2, 3, 4), 2, (), ()),
-            ((1, 2), 3, (1, 2), ()),
-            ((), 2, (), ()),
-            ((1, 2, 3), 2, (1, 2, 3), (1,)),
-        ],
-    )
-    def test_the_table(self, steps, keep, verified, expected):
-        assert expendable(ids(*steps), keep, ids(*verified)) == ids(*expected)
-
-    @given(st.sets(st.integers(1, 40), max_size=15), st.integers(2, 6), st.data())
-    def test_never_fewer_than_two_verified_ones_stay(self, steps, keep, data):
-        checkpoints = ids(*sorted(steps))
-        verified = set(data.draw(st.lists(st.sampled_from(checkpoints)))) if checkpoints else set()
-        gone = expendable(checkpoints, keep, verified)
-        left = [c for c in checkpoints if c not in gone]
-        if gone:
-            assert len(verified & set(left)) >= MINIMUM_VERIFIED
-            assert len(left) == keep
-        assert set(checkpoints[-keep:]) <= set(left)
-
-
 class TestRetention:
     @pytest.fixture
     def store(self, tmp_path):
@@ -120,7 +91,7 @@ class TestRetention:
                 raise CorruptError("a byte is wrong")
 
         monkeypatch.setattr(retention, "verify", verify)
-        return Retention(keep, reports.append), reports, verified
+        return Retention(KeepPolicy(last=keep), reports.append), reports, verified
 
     def test_old_ones_go_with_all_their_objects(self, store, monkeypatch):
         policy, reports, _ = self.retain(store, monkeypatch, 2)
@@ -169,7 +140,7 @@ class TestRetention:
             raise UnavailableError("down.")
 
         monkeypatch.setattr(store, "delete", refuse)
-        policy.apply(store)
+        policy.tidy(store, CheckpointId(3, 1))
         assert reports == ["old checkpoints were not deleted: down."]
 
     def test_the_record_goes_first(self, store, monkeypatch):

@@ -1,446 +1,368 @@
-"""The agent's decisions, with a scripted world instead of processes, store and clock."""
+"""The agent's decisions, on a made-up node: no processes, no coordinator, no clock."""
 
 import signal
-from dataclasses import dataclass, field, replace
 
 import pytest
 
-from clip_trainer.elastic.agent import Agent, Hooks
-from clip_trainer.elastic.policy import Failure
-from clip_trainer.elastic.rendezvous import ClosedError, NotEnoughNodesError, Round, StoreLostError
-from clip_trainer.elastic.settings import LaunchSettings
-
-SETTINGS = LaunchSettings(
-    min_nodes=1, max_nodes=2, workers_per_node=2, endpoint="store:1", rendezvous_id="r-1", max_restarts=2
-)
+from clip_testkit.fakeworkers import FakeNode
 
 
-@dataclass
-class World:
-    """Everything outside the agent. `script[n]` is what happens to the workers of round n."""
+def script(node, *fates):
+    """The n-th start of any slot does what `fates[n - 1]` says: a status, or a function; afterwards all end with 0."""
 
-    script: list = field(default_factory=list)
-    now: float = 0.0
-    log: list[str] = field(default_factory=list)
-    progress: int = -1
-    oom_kills: int = 0
-    connects: list = field(default_factory=list)
-    meeting: object = None
-    agent: Agent = None
-    sleeps: list[float] = field(default_factory=list)
+    def play(worker):
+        worker.enter()
+        fate = fates[worker.start - 1] if worker.start <= len(fates) else 0
+        if isinstance(fate, dict):
+            fate = fate.get(worker.slot)
+        if callable(fate):
+            node.after(5.0, lambda: fate(worker))
+        elif fate is not None:
+            node.after(5.0, lambda: worker.end(fate))
 
-    def connect(self):
-        if self.connects:
-            outcome = self.connects.pop(0)
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
-        return self.meeting
-
-    def sleep(self, seconds):
-        self.sleeps.append(seconds)
-        self.now += seconds
-
-
-class FakeMeeting:
-    def __init__(self, world):
-        self.world = world
-        self.joins = 0
-        self.join_errors = []
-        self.waiting = False
-        self.closed = False
-        self.lost = False
-        self.told = None
-        self.finished = []
-        self.others_finish = True
-        self.left = False
-
-    def _check(self):
-        if self.lost:
-            raise StoreLostError("connection refused")
-
-    def join(self):
-        self._check()
-        self.joins += 1
-        if self.join_errors:
-            raise self.join_errors.pop(0)
-        self.waiting = False
-        return Round(0, 2, "10.0.0.1", 1234)
-
-    def someone_waits(self):
-        self._check()
-        return self.waiting
-
-    def is_closed(self):
-        self._check()
-        return self.closed
-
-    def mark_finished(self):
-        self._check()
-        self.finished.append(self.joins)
-
-    def all_finished(self):
-        self._check()
-        return self.others_finish
-
-    def close(self, code):
-        self._check()
-        if self.told is None:
-            self.told = code
-        self.closed = True
-
-    def verdict(self):
-        self._check()
-        return self.told
-
-    def leave(self):
-        self._check()
-        self.left = True
-
-
-class FakeWorkers:
-    """Runs rounds from a script: a callable that may change the world, or the workers' statuses after some polls."""
-
-    def __init__(self, world):
-        self.world = world
-        self.rounds = 0
-        self.statuses = {}
-        self.started = False
-        self.signals = []
-        self.on_term = 75
-        self.polls = 0
-        self.words = {}
-
-    def start(self, environments):
-        self.started = True
-        self.rounds += 1
-        self.statuses = dict.fromkeys(environments)
-        self.polls = 0
-
-    def poll(self):
-        self.polls += 1
-        if self.polls == 2 and self.world.script:
-            step = self.world.script.pop(0)
-            if callable(step):
-                step()
-            else:
-                self.statuses.update(step)
-        return bool(self.pids)
-
-    @property
-    def pids(self):
-        return {rank: 1000 + rank for rank, status in self.statuses.items() if status is None}
-
-    @property
-    def failures(self):
-        return [Failure(r, s, self.world.now) for r, s in self.statuses.items() if s not in (None, 0)]
-
-    def last_words(self, rank):
-        return self.words.get(rank, "")
-
-    def send(self, number):
-        self.signals.append(number)
-        for rank in self.pids:
-            self.statuses[rank] = self.on_term
-
-    def wait(self, seconds, until=lambda: False):
-        if self.pids and not until():
-            self.world.now += seconds
-        return not self.pids
-
-    def kill(self):
-        for rank in self.pids:
-            self.statuses[rank] = -9
+    node.script = play
 
 
 @pytest.fixture
-def world():
-    made = World()
-    made.meeting = FakeMeeting(made)
-    made.workers = FakeWorkers(made)
-
-    def start(settings=SETTINGS, grace=20.0):
-        hooks = Hooks(
-            connect=made.connect,
-            environments=lambda place: {place.node_rank * 2 + i: {} for i in range(2)},
-            progress=lambda: made.progress,
-            oom_kills=lambda: made.oom_kills,
-            log=made.log.append,
-            clock=lambda: made.now,
-            sleep=made.sleep,
-        )
-        made.agent = Agent(settings, made.workers, grace, hooks)
-        return made.agent.run()
-
-    made.start = start
-    return made
+def node():
+    return FakeNode()
 
 
-DONE = {0: 0, 1: 0}
+def counts(node):
+    return [len(node.of(slot)) for slot in range(len(node.slots))]
 
 
-def test_undisturbed_run(world):
-    world.script = [DONE]
-    outcome = world.start()
-    assert outcome.code == 0
-    assert world.meeting.told == 0
-    assert world.meeting.finished == [1]
+def test_undisturbed_run(node):
+    script(node, 0)
+    outcome = node.run()
+    assert (outcome.code, outcome.message) == (0, "the run is complete")
+    assert counts(node) == [1, 1]
 
 
-def test_killed_worker_restarts_the_group_in_place(world):
-    world.script = [{1: -9}, DONE]
-    assert world.start().code == 0
-    assert world.workers.rounds == 2
-    assert "rank 1 was killed by SIGKILL" in world.log[1]
+def test_agent_waits_for_all_its_workers(node):
+    script(node, {0: 0})
+    node.after(500.0, lambda: node.of(1)[0].end(0))
+    assert node.run().code == 0
+    assert node.now > 1499
 
 
-def test_the_other_workers_get_a_moment_and_are_killed(world):
-    world.script = [{1: 70}, DONE]
-    world.start()
-    assert world.workers.signals == []  # no SIGTERM: with a peer gone there is nothing to save
-    assert world.now >= 1.0
+def test_killed_worker_is_replaced_alone_and_at_once(node):
+    script(node, {1: -9})
+    node.after(30.0, lambda: node.of(0)[0].end(0))
+    assert node.run().code == 0
+    assert counts(node) == [1, 2]
+    assert node.of(0)[0].signals == []
+    assert node.log[0] == "rank 1 was killed by SIGKILL; restart 1 of 2 without progress, at once"
+    assert node.started_at[2] - 1005.0 < 0.3
 
 
-def test_budget_without_progress_ends_with_the_root_cause(world):
-    world.script = [{0: 75, 1: 79}] * 5
-    outcome = world.start()
+def test_finished_worker_is_not_started_again(node):
+    script(node, {0: 0, 1: 70}, {1: 70})
+    assert node.run().code == 0
+    assert counts(node) == [1, 3]
+
+
+def test_budget_without_progress_ends_with_the_root_cause(node):
+    script(node, *[{0: 75, 1: 79}] * 5)
+    outcome = node.run()
     assert (outcome.code, outcome.cause, outcome.rank, outcome.exhausted) == (79, "hang", 1, True)
-    assert world.workers.rounds == 3
-    assert world.meeting.left
-    assert not world.meeting.closed  # the others may train on without us
+    assert counts(node) == [3, 3]
+    assert node.verdict.code is None  # the others may train on without us
 
 
-def test_progress_refills_the_budget(world):
-    def crash_after_progress():
-        world.progress += 10
-        world.workers.statuses[0] = 1
-
-    world.script = [crash_after_progress] * 6 + [DONE]
-    assert world.start().code == 0
-    assert world.workers.rounds == 7
+def test_workers_of_a_node_that_gives_up_save_what_they_have(node):
+    script(node, *[{1: 70}] * 5)
+    outcome = node.run()
+    assert (outcome.code, outcome.exhausted) == (70, True)
+    assert node.of(0)[0].signals == [signal.SIGTERM]
+    assert node.running() == []
 
 
-def test_backoff_between_restarts(world):
-    world.script = [{0: 1}] * 4
-    world.start(replace(SETTINGS, max_restarts=3))
-    assert [seconds for seconds in world.sleeps if seconds >= 1 or seconds == 0] == [0.0, 1.0, 2.0]
+def test_progress_refills_the_budget(node):
+    def crash_after_progress(worker):
+        node.committed += 10
+        node.after(1.0, lambda: worker.end(1))
+
+    script(node, *[{0: crash_after_progress}] * 6)
+    node.after(100.0, lambda: node.of(1)[0].end(0))
+    assert node.run().code == 0
+    assert counts(node) == [7, 1]
 
 
-def test_permanent_error_ends_everybody_at_once(world):
-    world.workers.words = {1: "shard-000003.tar does not match its index."}
-    world.script = [{0: 75, 1: 65}]
-    outcome = world.start()
+def test_progress_of_neighbours_is_none_of_a_worker_that_never_joins(node):
+    def play(worker):
+        if worker.slot == 0:
+            worker.enter()
+        else:
+            node.after(5.0, lambda: worker.end(1))
+        node.committed += 10
+
+    node.script = play
+    outcome = node.run()
+    assert (outcome.exhausted, outcome.rank) == (True, -1)
+    assert outcome.message == "local rank 1 ended with exit code 1"
+    assert counts(node) == [1, 3]
+
+
+def test_backoff_between_restarts():
+    node = FakeNode(slots=1, max_restarts=5)
+    script(node, *[1] * 9)
+    node.run()
+    waits = [b - a - 5.0 for a, b in zip(node.started_at, node.started_at[1:], strict=False)]
+    assert [round(wait) for wait in waits] == [0, 1, 2, 4, 8]
+
+
+def test_neighbour_keeps_running_during_a_backoff(node):
+    script(node, *[{1: 70}] * 2)
+    node.after(60.0, lambda: node.of(0)[0].end(0))
+    assert node.run().code == 0
+    assert counts(node) == [1, 3]
+
+
+def test_permanent_error_ends_everybody(node):
+    def fail(worker):
+        worker.words = "shard-000003.tar does not match its index."
+        worker.end(65)
+        node.of(0)[0].end(75)
+
+    script(node, {1: fail})
+    outcome = node.run()
     assert (outcome.code, outcome.cause, outcome.rank) == (65, "data", 1)
-    assert outcome.message.endswith("shard-000003.tar does not match its index.")
-    assert world.workers.rounds == 1
-    assert (world.meeting.closed, world.meeting.told) == (True, 65)
+    assert outcome.message == "rank 1 ended with exit code 65: shard-000003.tar does not match its index."
+    assert not outcome.exhausted
+    assert counts(node) == [1, 1]
+    assert node.verdict.code == 65
 
 
-def test_out_of_memory_is_recognised_by_the_counter(world):
-    def oom():
-        world.oom_kills += 1
-        world.workers.statuses[0] = -9
-
-    world.script = [oom] * 3
-    outcome = world.start()
-    assert (outcome.code, outcome.cause, world.workers.rounds) == (137, "out_of_memory", 2)
+def test_neighbours_of_a_permanent_error_get_a_moment_and_are_killed(node):
+    script(node, {1: 66})
+    assert node.run().code == 66
+    assert node.of(0)[0].signals == []
+    assert node.of(0)[0].status == -9
+    assert 1015 <= node.now < 1020
 
 
-def test_old_oom_kills_do_not_count(world):
-    world.oom_kills = 4
-    world.script = [{0: -9}, {0: -9}, {0: -9}]
-    assert world.start().code == 75
+def test_victim_is_not_blamed_though_its_end_is_seen_first():
+    node = FakeNode(max_restarts=0)
+
+    def play(worker):
+        worker.enter()
+        worker.on_term = -11 if worker.slot == 1 else 75
+
+    node.script = play
+    node.after(5.0, lambda: node.of(0)[0].end(75))
+    outcome = node.run()
+    assert outcome.rank == 1
+    assert "SIGSEGV" in outcome.message
 
 
-def test_node_that_wants_in_gets_a_round_after_a_checkpoint(world):
-    world.script = [lambda: setattr(world.meeting, "waiting", True), DONE]
-    assert world.start().code == 0
-    assert world.workers.signals == [signal.SIGTERM]
-    assert world.meeting.joins == 2
+def test_neighbour_that_dies_of_our_own_signal_is_not_blamed():
+    node = FakeNode(max_restarts=0)
+
+    def play(worker):
+        worker.on_term = -signal.SIGTERM
+
+    node.script = play
+    node.after(5.0, lambda: node.of(0)[0].end(75))
+    assert node.run().message == "local rank 0 ended with exit code 75"
 
 
-def test_regrouping_costs_no_restart(world):
-    world.script = [lambda: setattr(world.meeting, "waiting", True)] * 5 + [DONE]
-    assert world.start().code == 0
-    assert world.workers.rounds == 6
+def test_old_failures_are_not_blamed():
+    node = FakeNode(slots=2, max_restarts=1)
+    script(node, {0: 70}, {}, {})
+    node.after(100.0, lambda: node.of(1)[0].end(75))
+    node.after(200.0, lambda: node.of(1)[1].end(75))
+    outcome = node.run()
+    assert (outcome.code, outcome.rank, outcome.exhausted) == (75, 1, True)
 
 
-def test_worker_that_had_no_handler_yet_may_die_of_the_regroup_signal(world):
-    world.workers.on_term = -signal.SIGTERM
-    world.script = [lambda: setattr(world.meeting, "waiting", True)] * 5 + [DONE]
-    assert world.start().code == 0
+def test_out_of_memory_is_recognised_by_the_counter(node):
+    def oom(worker):
+        node.oom_kills += 1
+        worker.end(-9)
+
+    script(node, *[{0: oom}] * 3)
+    outcome = node.run()
+    assert (outcome.code, outcome.cause) == (137, "out_of_memory")
+    assert counts(node) == [2, 1]
 
 
-def test_worker_that_ignores_the_regroup_signal_is_killed(world):
-    world.workers.on_term = None
-    world.script = [lambda: setattr(world.meeting, "waiting", True), DONE]
-    assert world.start(grace=20.0).code == 0
-    assert world.now >= 20.0
+def test_old_oom_kills_do_not_count():
+    node = FakeNode(slots=1)
+    node.oom_kills = 4
+    node.agent._oom_kills = 4
+    script(node, *[-9] * 3)
+    assert node.run().code == 75
 
 
-def test_error_found_while_regrouping_is_not_lost(world):
-    world.workers.on_term = 73
-    world.script = [lambda: setattr(world.meeting, "waiting", True)] * 3
-    outcome = world.start()
-    assert (outcome.code, outcome.exhausted) == (73, True)
+def test_hanging_worker_is_named_dumped_killed_and_replaced(node):
+    def hang(worker):
+        worker.silent_since = node.now
+
+    script(node, {1: hang})
+    node.after(60.0, lambda: node.of(0)[0].end(0))
+    assert node.run().code == 0
+    assert counts(node) == [1, 2]
+    assert node.of(1)[0].signals == [signal.SIGUSR1, signal.SIGCONT]
+    assert node.log[0].startswith("rank 1 hangs: no heartbeat for 10.")
+    assert node.log[1].startswith("rank 1 hung: no heartbeat for 10.")
+    assert node.started_at[2] - 1005.0 < 12.0
 
 
-def test_run_that_finishes_while_regrouping_is_finished(world):
-    world.workers.on_term = 0
-    world.script = [lambda: setattr(world.meeting, "waiting", True)]
-    assert world.start().code == 0
-    assert world.workers.rounds == 1
+def test_hanging_again_and_again_is_reported_as_such(node):
+    def hang(worker):
+        worker.silent_since = node.now
+
+    script(node, *[{1: hang}] * 3)
+    outcome = node.run()
+    assert (outcome.code, outcome.cause, outcome.rank, outcome.exhausted) == (79, "hang", 1, True)
 
 
-def test_stop_is_passed_on_and_ends_with_75(world):
-    world.script = [lambda: world.agent.request_stop()]
-    outcome = world.start()
-    assert (outcome.code, outcome.cause) == (75, "preemption")
-    assert world.workers.signals == [signal.SIGTERM]
-    assert world.meeting.left
+# stopping
 
 
-def test_second_stop_changes_nothing(world):
-    world.script = [lambda: (world.agent.request_stop(), world.agent.request_stop())]
-    assert world.start().code == 75
+def test_stop_is_passed_on_and_ends_with_75(node):
+    script(node, None)
+    node.after(5.0, node.agent.request_stop)
+    outcome = node.run()
+    assert (outcome.code, outcome.cause, outcome.message) == (75, "preemption", "stopped after a checkpoint")
+    assert [worker.signals for worker in node.workers] == [[signal.SIGTERM]] * 2
+    assert node.verdict.code is None
 
 
-def test_stop_of_workers_that_are_too_slow(world):
-    world.workers.on_term = None
-    world.script = [lambda: world.agent.request_stop()]
-    outcome = world.start(grace=7.0)
-    assert (outcome.code, world.now) == (75, pytest.approx(7.0, abs=1.0))
+def test_second_stop_changes_nothing(node):
+    script(node, None)
+    node.after(5.0, lambda: (node.agent.request_stop(), node.agent.request_stop()))
+    assert node.run().code == 75
+    assert [worker.signals for worker in node.workers] == [[signal.SIGTERM]] * 2
+
+
+def test_stop_of_workers_that_are_too_slow():
+    node = FakeNode(grace=7.0)
+
+    def deaf(worker):
+        worker.on_term = None
+
+    node.script = deaf
+    node.after(5.0, node.agent.request_stop)
+    outcome = node.run()
+    assert outcome.code == 75
     assert "longer than the grace" in outcome.message
-    assert world.workers.pids == {}
+    assert node.running() == []
+    assert 1012 <= node.now < 1013
 
 
-def test_stop_of_a_run_that_just_finished_is_success(world):
-    world.workers.on_term = 0
-    world.script = [lambda: world.agent.request_stop()]
-    assert world.start().code == 0
+def test_stop_of_a_run_that_just_finished_is_success(node):
+    def finish(worker):
+        worker.on_term = 0
+
+    node.script = finish
+    node.after(5.0, node.agent.request_stop)
+    assert node.run().code == 0
 
 
-def test_stop_that_meets_a_permanent_error_reports_it(world):
-    world.workers.on_term = 77
-    world.script = [lambda: world.agent.request_stop()]
-    assert world.start().code == 77
+def test_stop_that_meets_a_permanent_error_reports_it(node):
+    def refuse(worker):
+        worker.on_term = 77
+
+    node.script = refuse
+    node.after(5.0, node.agent.request_stop)
+    outcome = node.run()
+    assert (outcome.code, outcome.cause) == (77, "user_error")
+    assert node.verdict.code == 77
 
 
-def test_stop_while_waiting_for_peers(world):
-    def interrupted():
-        world.agent.request_stop()
+def test_worker_without_a_handler_yet_may_die_of_the_signal(node):
+    def young(worker):
+        worker.on_term = -signal.SIGTERM
 
-    world.meeting.join = interrupted
-    assert world.start().code == 75
-    assert world.workers.rounds == 0
-
-
-def test_stop_during_the_backoff(world):
-    def sleep(seconds):
-        world.now += seconds
-        if seconds >= 1:
-            world.agent.request_stop()
-
-    world.sleep = sleep
-    world.script = [{0: 1}] * 9
-    outcome = world.start(replace(SETTINGS, max_restarts=9))
-    assert (outcome.code, world.workers.rounds) == (75, 2)
+    node.script = young
+    node.after(0.2, node.agent.request_stop)
+    assert (node.run().code, counts(node)) == (75, [1, 1])
 
 
-def test_closed_by_another_node_with_an_error(world):
-    def closed():
-        world.meeting.close(66)
+def test_stop_during_a_backoff():
+    node = FakeNode(slots=1, max_restarts=9)
+    script(node, *[1] * 9)
+    node.after(11.0, node.agent.request_stop)
+    outcome = node.run()
+    assert (outcome.code, counts(node)) == (75, [2])
 
-    world.script = [closed]
-    outcome = world.start()
+
+def test_stop_before_the_first_worker(node):
+    node.agent.request_stop()
+    assert (node.run().code, node.workers) == (75, [])
+
+
+# the run's verdict
+
+
+def test_closed_by_another_node_with_an_error(node):
+    script(node, None)
+    node.after(5.0, lambda: node.verdict.close(66))
+    outcome = node.run()
     assert (outcome.code, outcome.cause) == (66, "user_error")
-    assert world.workers.pids == {}
+    assert outcome.message == "another node found an error that trying again cannot mend"
+    assert node.running() == []
 
 
-def test_closed_because_the_run_is_complete_waits_for_our_workers(world):
-    def closed():
-        world.meeting.close(0)
+def test_closed_by_our_own_worker_names_it(node):
+    def close(worker):
+        worker.words = "no such bucket."
+        node.verdict.close(66)
+        node.after(1.0, lambda: worker.end(66))
+        node.after(1.5, lambda: node.of(0)[0].end(66))
 
-    world.script = [closed]
-    assert world.start().code == 0
-
-
-@pytest.mark.parametrize(("told", "code"), [(0, 0), (65, 65), (None, 75)])
-def test_joining_a_closed_group_gives_its_verdict(world, told, code):
-    world.meeting.told = told
-    world.meeting.join_errors = [ClosedError()]
-    assert world.start().code == code
-    assert world.workers.rounds == 0
+    script(node, {1: close})
+    outcome = node.run()
+    assert (outcome.code, outcome.rank) == (66, 1)
+    assert outcome.message.endswith("no such bucket.")
 
 
-def test_too_few_nodes_is_worth_another_try(world):
-    world.meeting.join_errors = [NotEnoughNodesError()]
-    assert world.start().code == 75
+def test_closed_because_the_run_is_complete_waits_for_our_workers(node):
+    script(node, None)
+    node.after(5.0, lambda: node.verdict.close(0))
+    node.after(100.0, lambda: [worker.end(0) for worker in node.workers])
+    assert node.run().code == 0
+    assert [worker.status for worker in node.workers] == [0, 0]
+    assert 1100 <= node.now < 1101
 
 
-def test_store_that_comes_late_is_waited_for(world):
-    world.connects = [StoreLostError("refused")] * 3
-    world.script = [DONE]
-    assert world.start().code == 0
-    assert world.sleeps[:3] == [0.5, 1.0, 2.0]
+def test_worker_that_never_ends_after_a_complete_run_is_killed(node):
+    script(node, {0: 0})
+    node.after(6.0, lambda: node.verdict.close(0))
+    assert node.run().code == 0
+    assert node.of(1)[0].status == -9
 
 
-def test_store_that_never_comes_is_69(world):
-    world.connects = [StoreLostError("refused")] * 1000
-    outcome = world.start(replace(SETTINGS, rendezvous_seconds=60.0))
-    assert (outcome.code, outcome.cause) == (69, "infrastructure")
-    assert "store:1" in outcome.message
-    assert 60 <= world.now < 70
+def test_failure_after_the_run_is_complete_does_not_matter(node):
+    script(node, None)
+    node.after(5.0, lambda: node.verdict.close(0))
+    node.after(6.0, lambda: [worker.end(75) for worker in node.workers])
+    assert (node.run().code, counts(node)) == (0, [1, 1])
 
 
-def test_store_lost_while_joining_is_connected_again(world):
-    world.meeting.join_errors = [StoreLostError("reset")]
-    world.script = [DONE]
-    assert world.start().code == 0
-    assert world.meeting.joins == 2
+def test_stop_while_the_last_worker_finishes(node):
+    script(node, {0: 0})
+    node.after(6.0, lambda: node.verdict.close(0))
+    node.after(8.0, node.agent.request_stop)
+    assert node.run().code == 0
+    assert node.of(1)[0].signals == [signal.SIGTERM]
+    assert node.now < 1010
 
 
-def test_training_goes_on_without_the_store_and_regroups_at_the_next(world):
-    successor = FakeMeeting(world)
-
-    def lose():
-        world.meeting.lost = True
-        world.meeting = successor  # what the next connect finds
-
-    world.script = [lose, DONE]
-    first = world.meeting
-    assert world.start().code == 0
-    assert (first.joins, successor.joins) == (1, 1)
-    assert world.workers.signals == [signal.SIGTERM]
-    assert any("training goes on" in line for line in world.log)
+def test_run_that_was_closed_before_starts_nothing(node):
+    node.verdict.close(65)
+    outcome = node.run()
+    assert (outcome.code, outcome.cause, node.workers) == (65, "data", [])
 
 
-def test_run_that_ends_without_the_store_is_complete(world):
-    def end():
-        world.meeting.lost = True
-        world.workers.statuses = dict(DONE)
+def test_worker_that_cannot_be_killed_does_not_keep_the_agent(node):
+    def wedge(worker):
+        worker.on_term = worker.on_kill = None
 
-    world.script = [end]
-    assert world.start().code == 0
-
-
-def test_finished_node_waits_for_the_others(world):
-    world.meeting.others_finish = False
-    world.script = [DONE]
-    assert world.start().code == 0
-    assert world.now >= 60.0  # they never say so; our own workers know that the run is complete
-
-
-def test_finished_node_joins_again_if_another_one_failed_at_the_end(world):
-    def done_but_peer_returns():
-        world.workers.statuses = dict(DONE)
-        world.meeting.others_finish = False
-        world.meeting.waiting = True
-
-    def all_done():
-        world.meeting.others_finish = True
-        world.workers.statuses = dict(DONE)
-
-    world.script = [done_but_peer_returns, all_done]
-    assert world.start().code == 0
-    assert world.meeting.finished == [1, 2]
+    node.script = wedge
+    node.after(5.0, node.agent.request_stop)
+    assert node.run().code == 75
+    assert node.running()
+    assert node.now < 1100

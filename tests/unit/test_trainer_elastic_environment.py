@@ -4,52 +4,81 @@ from pathlib import Path
 import pytest
 
 from clip_trainer.elastic.cpus import usable_cpus
-from clip_trainer.elastic.environment import worker_environments
+from clip_trainer.elastic.environment import AgentPlace, worker_environment
+from clip_trainer.elastic.member_settings import MemberSettings
 from clip_trainer.elastic.memory import oom_kills
 from clip_trainer.elastic.progress import ENV_PROGRESS_FILE, read_progress, report_progress
-from clip_trainer.elastic.rendezvous import Round
 from clip_trainer.elastic.settings import LaunchSettings
 
-SETTINGS = LaunchSettings(min_nodes=1, max_nodes=4, workers_per_node=2, endpoint="s:1", rendezvous_id="r-1")
-PLACE = Round(node_rank=1, nodes=3, master_address="10.0.0.1", master_port=4711)
+SETTINGS = LaunchSettings(
+    min_nodes=1, max_nodes=4, workers_per_node=2, endpoint="s:1", rendezvous_id="r-1", node="pod-3", last_call=2.0
+)
 
 
-def environments(base=None, settings=SETTINGS, cpus=8):
-    return worker_environments(base or {}, settings, PLACE, agent_pid=42, progress_file="/tmp/progress", cpus=cpus)
+def environment(base=None, settings=SETTINGS, cpus=8, slot=1, start=3):
+    place = AgentPlace("store:29400", 42, "a1b2", Path("/scratch"), cpus)
+    return worker_environment(base or {}, settings, place, slot, start)
 
 
-def test_ranks_follow_from_the_node_rank():
-    found = environments()
-    assert list(found) == [2, 3]
-    assert [(e["RANK"], e["LOCAL_RANK"], e["WORLD_SIZE"], e["LOCAL_WORLD_SIZE"]) for e in found.values()] == [
-        ("2", "0", "6", "2"),
-        ("3", "1", "6", "2"),
-    ]
+def test_membership_reads_what_the_agent_writes():
+    assert MemberSettings.from_environment(environment({"CLIPCTL_RENDEZVOUS_SECONDS": "7"})) == MemberSettings(
+        endpoint=("store", 29400),
+        run="r-1",
+        member="pod-3/1#a1b2-3",
+        node="pod-3",
+        slot=1,
+        min_members=1,
+        max_members=8,
+        last_call=2.0,
+        seconds=7.0,
+        local_rank=1,
+    )
 
 
-def test_workers_meet_at_a_store_of_their_own():
-    worker = environments()[2]
-    assert (worker["MASTER_ADDR"], worker["MASTER_PORT"]) == ("10.0.0.1", "4711")
-    assert worker["TORCHELASTIC_USE_AGENT_STORE"] == "False"
+@pytest.mark.parametrize(("nodes", "workers", "least"), [(1, 1, 1), (1, 8, 1), (2, 1, 2), (2, 8, 9), (3, 4, 9)])
+def test_least_group_has_somebody_on_the_least_number_of_nodes(nodes, workers, least):
+    settings = replace(SETTINGS, min_nodes=nodes, workers_per_node=workers)
+    assert environment(settings=settings)["CLIPCTL_MIN_MEMBERS"] == str(least)
 
 
-def test_pod_level_rank_and_world_size_are_overwritten():
-    worker = environments({"RANK": "0", "WORLD_SIZE": "4", "KEPT": "yes"})[3]
-    assert (worker["RANK"], worker["WORLD_SIZE"], worker["KEPT"]) == ("3", "6", "yes")
+def test_every_start_of_every_slot_has_names_of_its_own():
+    every = [environment(slot=slot, start=start) for slot in (0, 1) for start in (1, 2)]
+    for name in ("CLIPCTL_MEMBER", "CLIPCTL_BEACON"):
+        assert len({each[name] for each in every}) == 4
+    assert {each["CLIPCTL_PROGRESS_FILE"] for each in every} == {"/scratch/progress"}
+
+
+def test_local_rank_is_the_slot():
+    found = environment()
+    assert (found["LOCAL_RANK"], found["LOCAL_WORLD_SIZE"]) == ("1", "2")
+
+
+def test_fixed_ranks_of_the_pod_do_not_reach_the_worker():
+    pod = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "x", "MASTER_PORT": "1", "GROUP_RANK": "0", "KEPT": "yes"}
+    found = environment(pod)
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK"} & set(found)
+    assert found["KEPT"] == "yes"
 
 
 def test_workers_know_their_agent():
-    assert environments()[2]["CLIPCTL_PARENT_PID"] == "42"
+    assert environment()["CLIPCTL_PARENT_PID"] == "42"
 
 
 @pytest.mark.parametrize(("cpus", "workers", "threads"), [(8, 2, "4"), (1, 2, "1"), (7, 2, "3")])
 def test_cores_are_shared_among_the_workers(cpus, workers, threads):
-    found = environments(settings=replace(SETTINGS, workers_per_node=workers), cpus=cpus)
-    assert {e["OMP_NUM_THREADS"] for e in found.values()} == {threads}
+    found = environment(settings=replace(SETTINGS, workers_per_node=workers), cpus=cpus)
+    assert found["OMP_NUM_THREADS"] == threads
+
+
+def test_names_are_looked_up_for_seconds_at_most_and_lost_connections_fill_no_pages():
+    assert environment()["RES_OPTIONS"] == "timeout:1 attempts:2"
+    assert environment()["TORCH_CPP_LOG_LEVEL"] == "FATAL"
+    own = {"RES_OPTIONS": "timeout:9", "TORCH_CPP_LOG_LEVEL": "INFO"}
+    assert own.items() <= environment(own).items()
 
 
 def test_given_thread_count_is_kept():
-    assert environments({"OMP_NUM_THREADS": "3"})[2]["OMP_NUM_THREADS"] == "3"
+    assert environment({"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
 
 
 # progress

@@ -24,8 +24,18 @@ def failed(*statuses: int) -> list[Failure]:
 
 
 def test_lone_failure_is_its_own_cause():
-    found = diagnose(failed(79))
-    assert found == Diagnosis(79, names.CAUSE_HANG, 0, "rank 0 ended with exit code 79")
+    found = diagnose(failed(73))
+    assert found == Diagnosis(73, names.CAUSE_INFRASTRUCTURE, 0, "rank 0 ended with exit code 73")
+
+
+def test_hang_is_told_with_its_signs():
+    found = diagnose([Failure(3, 79, 1.0, words="no heartbeat for 11.0 s in compute at step 5")])
+    assert found == Diagnosis(79, names.CAUSE_HANG, 3, "rank 3 hung: no heartbeat for 11.0 s in compute at step 5")
+
+
+def test_worker_without_a_rank_is_called_by_its_name_and_quoted():
+    found = diagnose([Failure(-1, 69, 1.0, "worker 2", "storage does not answer.")])
+    assert (found.rank, found.message) == (-1, "worker 2 ended with exit code 69: storage does not answer.")
 
 
 def test_peers_that_lost_the_killed_one_are_not_blamed():
@@ -123,6 +133,12 @@ def test_permanent_failure_gets_no_restart():
 def test_running_out_of_memory_gets_one_restart():
     budget = RestartBudget(9)
     assert [budget.spend(OOM), budget.spend(OOM)] == [True, False]
+
+
+def test_budget_tells_its_limit():
+    budget = RestartBudget(3)
+    budget.spend(CRASH)
+    assert (budget.used, budget.limit) == (1, 3)
 
 
 def test_no_restart_at_all_if_none_is_allowed():

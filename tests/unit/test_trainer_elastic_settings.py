@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_trainer.elastic.settings import DEFAULT_RENDEZVOUS, LaunchSettings
+from clip_trainer.elastic.settings import LaunchSettings
 from clipctl.contract.errors import SpecError
 
 CLUSTER = {
@@ -14,7 +14,7 @@ CLUSTER = {
     "PET_RDZV_ID": "run-12345678-3",
     "PET_RDZV_CONF": "is_host=0,last_call_timeout=5",
     "PET_MAX_RESTARTS": "10",
-    "PET_LOCAL_ADDR": "10.0.0.7",
+    "CLIPCTL_NODE": "run-3-worker-1",
 }
 
 
@@ -22,12 +22,17 @@ def test_what_training_operator_sets():
     settings = LaunchSettings.from_environment(CLUSTER)
     assert (settings.min_nodes, settings.max_nodes, settings.workers_per_node) == (1, 4, 2)
     assert (settings.endpoint, settings.rendezvous_id) == ("run-rendezvous:29400", "run-12345678-3")
-    assert (settings.max_restarts, settings.local_address) == (10, "10.0.0.7")
+    assert (settings.max_restarts, settings.node, settings.last_call) == (10, "run-3-worker-1", 5.0)
 
 
-def test_given_rendezvous_settings_win_over_defaults():
-    settings = LaunchSettings.from_environment(CLUSTER)
-    assert settings.rendezvous == {**DEFAULT_RENDEZVOUS, "last_call_timeout": "5"}
+def test_node_without_a_name_is_its_host(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "pod-7")
+    assert LaunchSettings.from_environment({}).node == "pod-7"
+
+
+@pytest.mark.parametrize("conf", ["", "is_host=0", "join_timeout=3,read_timeout=1"])
+def test_first_group_waits_a_second_for_more(conf):
+    assert LaunchSettings.from_environment({"PET_RDZV_CONF": conf}).last_call == 1.0
 
 
 def test_empty_environment_is_one_worker_alone():
@@ -61,11 +66,11 @@ def test_worker_count_by_word_is_at_least_one(word):
         ("PET_RDZV_BACKEND", "etcd"),
         ("PET_RDZV_CONF", "is_host"),
         ("PET_RDZV_CONF", "=1"),
+        ("PET_RDZV_CONF", "last_call_timeout=soon"),
         ("PET_MAX_RESTARTS", "-1"),
         ("PET_MAX_RESTARTS", "some"),
         ("PET_MONITOR_INTERVAL", "0"),
         ("PET_MONITOR_INTERVAL", "nan"),
-        ("CLIPCTL_RENDEZVOUS_SECONDS", "inf"),
     ],
 )
 def test_bad_values_are_named(name, value):

@@ -8,9 +8,10 @@ import torch
 
 from clip_testkit.shards import write_dataset
 from clip_testkit.training import write_config
-from clip_trainer import main as main_module
 from clip_trainer.config import load_config
-from clip_trainer.main import is_peer_loss, main
+from clip_trainer.main import main
+from clip_trainer.train import generations
+from clip_trainer.train.peer_loss import is_peer_loss, words
 from clipctl.contract import commits, layout
 from clipctl.contract.errors import UnavailableError
 from clipctl.contract.store import open_store
@@ -155,13 +156,14 @@ class TestStorage:
         import s3fs
 
         from clipctl.contract import store_s3
+        from clipctl.contract.retrying import Retrying
 
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        options = {"connect_timeout": 1, "read_timeout": 1, "retries": {"max_attempts": 1}}
+        options = {"connect_timeout": 1, "read_timeout": 1, "retries": {"total_max_attempts": 1}}
         monkeypatch.setattr(store_s3, "_TIMEOUTS", options)
-        monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+        monkeypatch.setattr(store_s3, "_RETRYING", Retrying(attempts=1))
         s3fs.S3FileSystem.clear_instance_cache()
         yield monkeypatch
         s3fs.S3FileSystem.clear_instance_cache()
@@ -294,7 +296,7 @@ class TestStopping:
 
 class TestUnexpected:
     def test_a_bug_shows_its_traceback_and_asks_for_a_report(self, config, monkeypatch, capsys):
-        monkeypatch.setattr(main_module, "prepare", lambda *a: 1 / 0)
+        monkeypatch.setattr(generations, "prepare", lambda *a: 1 / 0)
         assert main([config()]) == 70
         output = capsys.readouterr().err
         assert "ZeroDivisionError" in output
@@ -304,7 +306,7 @@ class TestUnexpected:
         def exhaust(*arguments):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        monkeypatch.setattr(main_module, "prepare", exhaust)
+        monkeypatch.setattr(generations, "prepare", exhaust)
         assert main([config()]) == 70
         assert "Lower train.micro_batch" in capsys.readouterr().err
 
@@ -323,7 +325,7 @@ class TestUnexpected:
         def lose(*arguments):
             raise RuntimeError(f"{text}\nmore lines")
 
-        monkeypatch.setattr(main_module, "prepare", lose)
+        monkeypatch.setattr(generations, "prepare", lose)
         assert main([config()]) == 75
         output = capsys.readouterr().err
         assert "lost a peer: " in output
@@ -335,3 +337,19 @@ class TestUnexpected:
 
     def test_distributed_errors_are_known_by_their_class(self):
         assert is_peer_loss(torch.distributed.DistNetworkError("whatever"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "[/a/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:2: Connection reset by peer. This is typically "
+            "caused by a remote worker hanging. Check the logs.",
+            "Read error [127.0.0.1]:2: Connection reset by peer",
+        ),
+        ("NCCL communicator was aborted on rank 0.\nmore", "NCCL communicator was aborted on rank 0"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_lost_peer_is_told_in_few_words(text, line):
+    assert words(RuntimeError(text)) == line

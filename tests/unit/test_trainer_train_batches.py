@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clip_testkit import smalltokenizers
+from clip_testkit.eventlogs import opened
 from clip_testkit.runyaml import spec_with
 from clip_testkit.shards import write_dataset
 from clip_trainer.data.index.dataset import open_dataset
@@ -124,7 +125,7 @@ def test_a_stall_is_printed_and_in_the_ledger_even_if_that_cannot_be_stored(data
     run = run_of(dataset, "data.stall_seconds=0.001")
     broken = BrokenStore()
     run.group, run.state.step = group_of(rank, 2), 7
-    run.events = EventLog(broken if rank == 0 else None, 3, lambda: 100.0)
+    run.events = opened(broken, 3, lambda: 100.0) if rank == 0 else EventLog(broken, lambda: 100.0)
     reported = threading.Event()
     monkeypatch.setattr(batches_module, "_report_stall", told(batches_module._report_stall, reported))
     train = run.transforms.train

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_testkit.clock import FakeClock
+from clip_testkit.eventlogs import opened
 from clip_trainer.train.events import EventLog, read_events, trajectory
 from clipctl.contract.errors import UnavailableError
 from clipctl.contract.store_local import LocalStore
@@ -39,14 +40,14 @@ def names(store):
 
 class TestWriting:
     def test_events_wait_for_a_flush(self, store, clock):
-        log = EventLog(store, 3, clock)
+        log = opened(store, 3, clock)
         log.write("step", step=1)
         assert names(store) == []
         log.flush()
         assert list(read_events(store)) == [{"time": 100.0, "event": "step", "incarnation": 3, "step": 1}]
 
     def test_each_flush_is_a_segment_that_never_changes(self, store, clock):
-        log = EventLog(store, 3, clock)
+        log = opened(store, 3, clock)
         for step in (1, 2):
             log.write("step", step=step)
             log.flush()
@@ -55,7 +56,7 @@ class TestWriting:
         assert keys == ["events/inc-000003/000000.jsonl", "events/inc-000003/000001.jsonl"]
 
     def test_a_flush_is_due_after_ten_seconds(self, store, clock):
-        log = EventLog(store, 1, clock)
+        log = opened(store, 1, clock)
         log.write("a")
         clock.advance(9.9)
         log.flush_if_due()
@@ -68,21 +69,72 @@ class TestWriting:
         assert names(store) == ["a"]
 
     def test_announcements_are_printed_and_stored_at_once(self, store, clock, capsys):
-        EventLog(store, 1, clock).announce("started", "demo: hello", step=0)
+        opened(store, 1, clock).announce("started", "demo: hello", step=0)
         assert capsys.readouterr().err == "demo: hello\n"
         assert next(read_events(store))["message"] == "demo: hello"
 
-    def test_other_ranks_write_nothing(self, clock, capsys):
-        log = EventLog(None, 1, clock)
+    def test_other_ranks_write_nothing(self, store, clock, capsys):
+        log = EventLog(store, clock)
         log.write("step", step=1)
         log.announce("started", "hello")
         log.flush()
         assert capsys.readouterr().err == ""
+        assert names(store) == []
+
+
+class TestMemory:
+    def test_steps_are_remembered_until_a_checkpoint_has_them(self, store, clock):
+        log = EventLog(store, clock)
+        for step in range(1, 6):
+            log.write("step", step=step, loss=1.0 / step)
+        log.write("data", step=5)
+        assert [fields["step"] for fields in log.remembered(0)] == [1, 2, 3, 4, 5]
+        assert [fields["step"] for fields in log.remembered(3)] == [4, 5]
+        log.forget(4)
+        assert log.remembered(0) == [{"step": 5, "loss": 0.2}]
+
+    def test_a_step_that_is_done_again_counts_once(self, store, clock):
+        log = EventLog(store, clock)
+        log.write("step", step=1, world=2)
+        log.write("step", step=1, world=1)
+        assert log.remembered(0) == [{"step": 1, "world": 1}]
+
+    def test_the_memory_of_another_rank_replaces_the_own(self, store, clock):
+        one, other = EventLog(store, clock), EventLog(store, clock)
+        one.write("step", step=4)
+        other.write("step", step=9)
+        other.remember(one.remembered(0))
+        assert other.remembered(0) == [{"step": 4}]
+
+    def test_a_new_incarnation_stores_under_its_own_name_what_the_old_one_kept_under_its(self, store, clock):
+        log = opened(store, 1, clock)
+        log.write("a")
+        log.open(2)
+        log.write("b")
+        log.flush()
+        keys = [info.key for info in store.list("events/")]
+        assert keys == ["events/inc-000001/000000.jsonl", "events/inc-000002/000000.jsonl"]
+        assert [event["incarnation"] for event in read_events(store)] == [1, 2]
+
+    def test_what_is_written_during_a_flush_is_not_lost(self, store, clock):
+        log = opened(store, 1, clock)
+        write = store.write
+
+        def slow(key, data):
+            log.write("b")
+            write(key, data)
+
+        log.write("a")
+        store.write = slow
+        log.flush()
+        store.write = write
+        log.flush()
+        assert names(store) == ["a", "b"]
 
 
 class TestOutage:
     def test_training_goes_on_and_nothing_is_lost(self, store, clock, capsys):
-        log = EventLog(store, 1, clock)
+        log = opened(store, 1, clock)
         log.write("a")
         store.down = True
         clock.advance(11)
@@ -100,7 +152,7 @@ class TestOutage:
         assert [info.key for info in store.list("events/")] == ["events/inc-000001/000000.jsonl"]
 
     def test_the_flush_before_a_commit_does_fail(self, store, clock):
-        log = EventLog(store, 1, clock)
+        log = opened(store, 1, clock)
         log.write("a")
         store.down = True
         with pytest.raises(UnavailableError):
@@ -119,7 +171,7 @@ class TestRedaction:
         ],
     )
     def test_credentials_are_masked_and_the_line_stays_json(self, store, clock, text):
-        log = EventLog(store, 1, clock)
+        log = opened(store, 1, clock)
         log.write("checkpoint_failed", message=text, nested={"list": [text]})
         log.flush()
         (event,) = read_events(store)
@@ -128,7 +180,7 @@ class TestRedaction:
         assert "***" in event["nested"]["list"][0]
 
     def test_numbers_are_left_alone_whatever_their_name(self, store, clock):
-        log = EventLog(store, 1, clock)
+        log = opened(store, 1, clock)
         log.write("metrics", tokens=123456, token_rate=1234.5)
         log.flush()
         assert next(read_events(store))["tokens"] == 123456
@@ -141,7 +193,7 @@ class TestRedaction:
             def write(self, key, data):
                 lines.append(data)
 
-        log = EventLog(Memory(), 1, lambda: 1.0)
+        log = opened(Memory(), 1, lambda: 1.0)
         log.write("x", **fields)
         log.flush()
         assert json.loads(lines[0])["event"] == "x"
@@ -150,7 +202,7 @@ class TestRedaction:
 class TestReading:
     def test_by_incarnation_then_in_order(self, store, clock):
         for incarnation in (2, 1, 10):
-            log = EventLog(store, incarnation, clock)
+            log = opened(store, incarnation, clock)
             for step in (1, 2):
                 log.write("step", step=step)
                 log.flush()

@@ -1,6 +1,8 @@
 """The collectives that are not about the loss: control messages, sums, failures that all ranks must hear of."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,8 +10,8 @@ import torch
 from clip_testkit import rankwork
 from clip_testkit.ranks import run_ranks
 from clip_trainer.train import group as group_module
-from clip_trainer.train.group import Group, _buckets, join_group
-from clipctl.contract.errors import CorruptError, TryAgainError
+from clip_trainer.train.group import Group, _buckets, alone
+from clipctl.contract.errors import CorruptError
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -87,38 +89,53 @@ class TestBuckets:
         assert list(_buckets([])) == []
 
 
-class TestJoin:
+class TestPlace:
     @pytest.fixture(autouse=True)
     def threads(self):
         before = torch.get_num_threads()
         yield
         torch.set_num_threads(before)
 
-    def test_a_single_process_joins_nothing(self, monkeypatch):
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            monkeypatch.delenv(name, raising=False)
-        group = join_group(1, 0)
-        assert (group.rank, group.world, group.device.type) == (0, 1, "cpu")
+    def test_a_process_begins_without_peers(self):
+        group = alone(1, 2, 0)
+        assert (group.rank, group.world, group.local_rank, group.device.type) == (0, 1, 1, "cpu")
         assert not torch.distributed.is_initialized()
 
     def test_cores_are_shared_among_the_ranks_of_a_node(self, monkeypatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-        join_group(1, 0)
+        alone(0, 4, 0)
         assert torch.get_num_threads() == 2
 
     def test_the_users_number_of_threads_is_kept(self, monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         before = torch.get_num_threads()
-        join_group(1, 0)
+        alone(0, 4, 0)
         assert torch.get_num_threads() == before
 
-    def test_peers_that_never_come_are_worth_another_try(self, monkeypatch):
-        def refuse(*arguments, **options):
-            raise torch.distributed.DistNetworkError("connection refused")
 
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setattr(torch.distributed, "init_process_group", refuse)
-        with pytest.raises(TryAgainError, match="rank 0 could not join its 1 peers"):
-            join_group(1, 0)
+class TestBecome:
+    def test_holders_of_the_group_see_the_new_place(self):
+        group = Group(0, 1, 0, torch.device("cpu"))
+        holder = group
+        group.become(2, 3)
+        assert (holder.rank, holder.world, holder.is_first) == (2, 3, False)
+
+    def test_an_action_of_the_old_group_ends_first(self):
+        group, ended = Group(0, 2, 0, torch.device("cpu")), []
+        begun, may_end = threading.Event(), threading.Event()
+
+        def action():
+            begun.set()
+            may_end.wait(60)
+            ended.append(True)
+
+        with ThreadPoolExecutor(2) as pool:
+            group._action = pool.submit(group._attempt, action)
+            begun.wait(60)
+            change = pool.submit(group.become, 0, 1)
+            assert group.world == 2
+            may_end.set()
+            change.result(60)
+        assert ended == [True]
+        assert group.world == 1

@@ -49,3 +49,14 @@ def test_no_samples_are_still_one_part(batch):
     """Every rank must take part in the collectives of the loss."""
     batch.images, batch.tokens = batch.images[:0], batch.tokens[:0]
     assert [len(part.images) for part in split(batch, 3)] == [0]
+
+
+@pytest.mark.parametrize(("counts", "size", "lengths"), [((7, 3), 3, [3, 3, 1]), ((7, 9, 12), 3, [3, 3, 1, 0])])
+def test_ranks_can_have_equally_many_pieces(batch, counts, size, lengths):
+    batch.counts = counts
+    assert [len(part.images) for part in split(batch, size, equally=True)] == lengths
+
+
+def test_a_rank_without_samples_can_have_as_many_pieces_as_the_others(batch):
+    batch.images, batch.tokens, batch.counts = batch.images[:0], batch.tokens[:0], (0, 7)
+    assert [len(part.images) for part in split(batch, 3, equally=True)] == [0, 0, 0]

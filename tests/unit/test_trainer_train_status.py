@@ -14,6 +14,7 @@ from clip_trainer.train.preemption import PreemptionNotice
 from clip_trainer.train.state import TrainState
 from clip_trainer.train.status import Rate, StatusFile
 from clip_trainer.train.step import StepResult
+from clip_trainer.train.wishes import NOTHING
 from clipctl.contract import metric_names
 from clipctl.contract.errors import UnavailableError
 from clipctl.contract.layout import STATUS
@@ -133,7 +134,7 @@ class TestMetrics:
             gradient_norm=0.25,
             digest=7,
             replaced=0,
-            preempted=False,
+            agreed=NOTHING,
             skipped=None,
             seconds={"data": 0.1, "compute": 0.2, "reduce": 0.05, "optimizer": 0.01},
         )
