@@ -44,7 +44,6 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/l
     && echo 'clipctl:x:65532:65532:clipctl:/tmp:/usr/sbin/nologin' >>/etc/passwd \
     && echo 'clipctl:x:65532:' >>/etc/group
 # HOME and caches under /tmp: the root file system is mounted read-only.
-# TORCH_DISABLE_SHARE_RDZV_TCP_STORE: with torch's default a replaced worker never joins again.
 # PYTHONSAFEPATH: a file in the working directory must not shadow a module. WDS_SECURE: no commands in shard URLs.
 ENV PATH=/opt/clipctl/bin:${PATH} \
     HOME=/tmp \
@@ -53,7 +52,6 @@ ENV PATH=/opt/clipctl/bin:${PATH} \
     PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 \
     WDS_SECURE=1
 
 # The big layer: every dependency, no project code. The tools are only mounted, so nothing needs to be copied out of here.
