@@ -1,182 +1,180 @@
 """Seconds from a sudden death to the next optimiser step, on this machine.
 
-    python benchmarks/recovery_local.py             # the real trainer, a tiny model
-    python benchmarks/recovery_local.py --probe     # a worker without torch: what agent and rendezvous cost alone
+    python benchmarks/recovery_local.py --kills 20
 
-Two agents with one worker each and a separate rendezvous store; one victim after the other, `--repeat` times. Every
-wait is bounded. Times come from what the workers themselves write down at their first step of a new round.
+The real trainer with a tiny model: two agents with one worker each and a coordinator; one victim after the other, each
+in a full group. Times are those of the ledger: from the signal to the end of the first step afterwards. What the phases
+of forming a group again take comes from the trainer's own `regrouped` events.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_testkit.agents import AgentGroup, process_state, wait_until
+from clip_testkit.agents import AgentGroup, wait_until
+from clip_testkit.history import check
+from clip_testkit.soak.scene import Scene, Victim
+from clip_testkit.soak.workload import prepare
+from clip_trainer.train.events import read_events
 
-PATIENCE = 120.0
-
-
-class ProbeRun:
-    """A run of `clip_testkit.elastic_probe`."""
-
-    worker = "clip_testkit.elastic_probe"
-    config = None
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.environment = {"PROBE_STEPS": "10000000"}
-
-    def step_since(self, since: float, world: int) -> float | None:
-        """When the first step was taken by workers that started after `since`."""
-        file = self.directory / "ledger.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        fresh = {line["pid"] for line in lines if line["event"] == "start" and line["t"] > since}
-        steps = [x["t"] for x in lines if x["event"] == "step" and x["pid"] in fresh and x["world"] == world]
-        return min(steps, default=None)
-
-
-class TrainerRun:
-    """A run of the real trainer on random pictures."""
-
-    worker = "clip_trainer.main"
-
-    def __init__(self, directory: Path) -> None:
-        self.environment: dict[str, str] = {}
-        self.config = directory / "config.json"
-        self.config.write_text(json.dumps(self._config(directory)))
-        self.status = directory / "runs" / "recovery" / "status.json"
-        self._known = 0
-
-    def step_since(self, since: float, world: int) -> float | None:
-        """When the newest incarnation, begun after `since`, took its first step."""
-        try:
-            status = json.loads(self.status.read_text())
-        except (OSError, ValueError):
-            return None
-        if status["updated_at"] < since or status["world_size"] != world or status["incarnation"] <= self._known:
-            return None
-        self._known = status["incarnation"]
-        return float(status["updated_at"])
-
-    @staticmethod
-    def _config(directory: Path) -> dict[str, Any]:
-        from clipctl.contract.spec import RunSpec
-
-        _make_pictures(directory)
-        spec = RunSpec.model_validate(
-            {
-                "name": "recovery",
-                "model": {"name": "ViT-tiny-8-32", "precision": "fp32"},
-                "data": {"train": str(directory / "data"), "threads": 1},
-                "train": {"global_batch": 8, "steps": 1_000_000, "warmup_steps": 0},
-                "checkpoint": {"path": str(directory / "runs"), "every_steps": 20},
-                "scale": {"nodes": {"min": 1, "max": 2}},
-            }
-        )
-        return {"spec": spec.resolved(), "spec_digest": spec.digest()}
-
-
-def _make_pictures(directory: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from clip_trainer.data.pack.item import ListedItems, PackItem
-    from clip_trainer.data.pack.pack import pack
-    from clip_trainer.data.writing.shard_writer import WriteOptions
-
-    random = np.random.default_rng(0)
-    (directory / "raw").mkdir()
-    items = []
-    for index in range(64):
-        file = directory / "raw" / f"{index:03d}.png"
-        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file)
-        items.append(PackItem(str(file), (f"picture number {index}",)))
-    pack(ListedItems(items), str(directory / "data"), WriteOptions(samples_per_shard=32))
+NODES = 2
+PATIENCE = 600.0
+PACE = 0.02
+_STEPS_TO_RECONNECT = 200
+"""In which everybody finds a coordinator that has just come back: two faults at once are another measurement."""
+Event = dict[str, Any]
 
 
 class Bench:
-    """Kills and measures. `world` is the size the group must have again."""
+    """Kills, and remembers when."""
 
-    def __init__(self, group: AgentGroup, run: ProbeRun | TrainerRun) -> None:
-        self.group = group
-        self.run = run
-        self.seconds: dict[str, list[float]] = {}
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.deaths: list[tuple[str, float]] = []
 
-    def measure(self, what: str, act: Callable[[], None], world: int) -> None:
-        """Do it, wait for the next step in a world of that size, and remember how long it took."""
-        time.sleep(1.5)  # let the group settle, so that a checkpoint exists and every start has an end
-        began = time.time()
-        act()
-        recovered = wait_until(
-            lambda: self.run.step_since(began, world), PATIENCE, f"{what}: no step\n{self.group.log()}"
-        )
-        self.seconds.setdefault(what, []).append(recovered - began)
-        print(f"{what}: {recovered - began:.2f} s", file=sys.stderr, flush=True)
+    def full_group(self) -> list[Victim]:
+        """Wait until all workers train in one generation; by rank."""
 
-    def worker_of(self, rank: int) -> int:
-        """Pid of the living worker with that rank."""
-        for pid in self.group.left_over():
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in variables and process_state(pid) not in "XZ":
-                return pid
-        raise AssertionError(f"no worker with rank {rank}")
+        def complete() -> list[Victim]:
+            self.scene.do_what_is_due()
+            workers = self.scene.workers()
+            newest = max((worker.reading.generation for worker in workers), default=0)
+            inside = [w for w in workers if w.reading.generation == newest and w.reading.doing != "idle"]
+            return sorted(inside, key=lambda w: w.reading.rank) if newest and len(inside) == NODES else []
 
-    def end_agent(self, index: int, number: signal.Signals) -> None:
-        """Send a signal to an agent and wait for its end if it is a sudden one."""
-        self.group.agents[index].send_signal(number)
-        if number == signal.SIGKILL:
-            self.group.wait(index)
+        found: list[Victim] = wait_until(complete, PATIENCE, f"a full group\n{self.scene.group.log()[-3000:]}")
+        return found
 
-    def renew_store(self) -> None:
-        """Kill the rendezvous store and start another one at its address."""
-        assert self.group.store is not None
-        self.group.store.kill()
-        self.group.store.wait()
-        self.group.start_store()
+    def measure(self, what: str, act: Callable[[list[Victim]], None]) -> None:
+        """Do it to a full group that has done some steps."""
+        self._more_steps(20)
+        victims = self.full_group()
+        reached = max(worker.reading.step for worker in victims)
+        self.deaths.append((what, time.time()))
+        act(victims)
+        wait_until(lambda: self._beyond(reached + 3), PATIENCE, f"{what}\n{self.scene.group.log()[-3000:]}")
+        print(f"{what}: {time.time() - self.deaths[-1][1]:.1f} s until some steps later", file=sys.stderr, flush=True)
 
-    def once(self) -> None:
-        """One death of every kind."""
-        for rank in (1, 0):
-            self.measure(f"SIGKILL worker, rank {rank}", lambda rank=rank: os.kill(self.worker_of(rank), 9), 2)
-        for index in (1, 0):
-            self.measure("SIGKILL agent: the other goes on alone", lambda i=index: self.end_agent(i, signal.SIGKILL), 1)
-            self.measure("  ... it comes back: both", lambda i=index: self.group.start_agent(i), 2)
-        self.measure("SIGTERM agent: the other goes on alone", lambda: self.end_agent(1, signal.SIGTERM), 1)
-        assert self.group.wait(1) == 75
-        self.measure("  ... it comes back: both", lambda: self.group.start_agent(1), 2)
-        self.measure("SIGKILL rendezvous store, new one: both", self.renew_store, 2)
+    def _more_steps(self, steps: int) -> None:
+        begun = max(worker.reading.step for worker in self.full_group())
+        wait_until(lambda: self._beyond(begun + steps), PATIENCE, "some steps")
+
+    def _beyond(self, step: int) -> bool:
+        self.scene.do_what_is_due()
+        return any(worker.reading.step >= step for worker in self.scene.workers())
+
+    def _coordinator_is_back(self) -> bool:
+        self.scene.do_what_is_due()
+        coordinator = self.scene.group.coordinator
+        return coordinator is not None and coordinator.poll() is None
+
+    def all_kinds(self, kills: int, others: int) -> None:
+        """Everything: `kills` workers that are not rank 0, and so many of each other kind."""
+        for _ in range(kills):
+            self.measure("SIGKILL worker, rank 1", lambda victims: self.scene.kill(victims[1].pid))
+        for _ in range(others):
+            self.measure("SIGKILL worker, rank 0", lambda victims: self.scene.kill(victims[0].pid))
+            self.measure("SIGKILL agent", lambda victims: self.scene.end_agent(victims[-1].agent, signal.SIGKILL, 1.0))
+            self.measure("SIGKILL coordinator", lambda _: self.scene.renew_coordinator(1.0))
+            wait_until(self._coordinator_is_back, PATIENCE, "the coordinator")
+            self._more_steps(_STEPS_TO_RECONNECT)
+        for _ in range(max(1, others // 3)):
+            self.measure("SIGSTOP worker, a hang", lambda victims: self.scene.kill(victims[1].pid, signal.SIGSTOP))
 
 
-def main() -> None:
-    """Print the table."""
+def recovered(events: Sequence[Event], since: float) -> float | None:
+    """Seconds from `since` to the end of the first step of the next group; to the next step if none had to form."""
+    later = [event for event in events if event["time"] > since]
+    formed = [event["time"] for event in later if event["event"] == "regrouped"]
+    began = [event for event in later if event["event"] == "started"]
+    anew = [
+        e["time"]
+        for e in later
+        if e["event"] == "step" and not e.get("copy") and began and e["time"] > began[0]["time"]
+    ]
+    ends = [min(times) for times in (formed, anew) if times]
+    return min(ends) - since if ends else None
+
+
+def longest_pause(events: Sequence[Event], since: float, until: float) -> float | None:
+    """The longest time between two steps in a while."""
+    steps = sorted(
+        e["time"] for e in events if e["event"] == "step" and not e.get("copy") and since < e["time"] < until
+    )
+    gaps = [later - earlier for earlier, later in itertools.pairwise(steps)]
+    return max(gaps, default=None)
+
+
+def table(events: Sequence[Event], deaths: Sequence[tuple[str, float]]) -> None:
+    """Print what each kind of death has cost, and what the phases of forming a group again have."""
+    seconds: dict[str, list[float]] = {}
+    for index, (what, at) in enumerate(deaths):
+        until = deaths[index + 1][1] if index + 1 < len(deaths) else float("inf")
+        within = [event for event in events if event["time"] < until]
+        survives = what == "SIGKILL coordinator"
+        value = longest_pause(within, at, until) if survives else recovered(within, at)
+        if value is not None:
+            seconds.setdefault(what, []).append(value)
+    for what, values in seconds.items():
+        print(f"{what:45} {line(values)}  s")
+    for rung in ("regroup", "shrink", "grow", "restart"):
+        told = [event for event in events if event["event"] == "regrouped" and event["rung"] == rung]
+        for phase in ("leave", "form", "synchronise", "step"):
+            values = [event["phases"][phase] * 1000 for event in told if phase in event.get("phases", {})]
+            if values:
+                print(f"{f'{rung}: {phase}':45} {line(values)}  ms")
+
+
+def line(values: Sequence[float]) -> str:
+    """Median, 99th percentile, largest and how many."""
+    ordered = sorted(values)
+    ninety_ninth = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+    return (
+        f"p50 {statistics.median(ordered):8.2f}  p99 {ninety_ninth:8.2f}  max {ordered[-1]:8.2f}  of {len(ordered):3}"
+    )
+
+
+def main() -> int:
+    """Print the table; returns 1 if the run lost, repeated or reordered a sample."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--probe", action="store_true", help="workers without torch")
-    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=20, help="of workers other than rank 0")
+    parser.add_argument("--others", type=int, default=5, help="of each other kind; hangs are a third of that")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        run = ProbeRun(directory) if options.probe else TrainerRun(directory)
-        with AgentGroup(directory, nodes=2, worker=run.worker, config=run.config, environment=run.environment) as group:
-            bench = Bench(group, run)
-            group.start_store()
-            bench.measure("start", lambda: [group.start_agent(index) for index in (0, 1)] and None, 2)
-            for _ in range(options.repeat):
-                bench.once()
-    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, worker {run.worker}")
-    for what, seconds in bench.seconds.items():
-        shown = f"{statistics.median(seconds):6.2f}  {min(seconds):6.2f}  {max(seconds):6.2f}"
-        print(f"{what:45} {shown}  (median, min, max of {len(seconds)}; s)")
+        workload = prepare(directory / "run", 1_000_000, NODES)
+        environment = {"PET_MAX_RESTARTS": "1000000"}
+        with AgentGroup(
+            directory, nodes=NODES, worker="clip_trainer.main", config=workload.config, environment=environment
+        ) as group:
+            scene = Scene(group, workload, directory, PACE)
+            bench = Bench(scene)
+            group.start_coordinator()
+            for index in range(NODES):
+                scene.start_agent(index)
+            bench.all_kinds(options.kills, options.others)
+            for agent in group.agents.values():
+                agent.send_signal(signal.SIGTERM)  # so that the ledger is stored to its end
+            for index in group.agents:
+                group.wait(index, PATIENCE)
+            events = list(read_events(workload.store))
+            load = os.getloadavg()[0]
+    print(f"load average {load:.1f} on {os.cpu_count()} cores, {NODES} agents with a worker each")
+    table(events, bench.deaths)
+    faults = check(events)
+    print(*faults[:20], f"{len(bench.deaths)} deaths, {len(faults)} faults in the ledger", sep="\n")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
