@@ -14,7 +14,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export CLIPCTL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/clipctl
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo demo-emoji test lint format parity e2e cluster-up cluster-down cluster-status images manifests reference surface clean
+.PHONY: help demo demo-emoji test lint format parity e2e chaos cluster-up cluster-down cluster-status images manifests reference surface clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,7 +52,7 @@ $(DATA)/emoji/train/index.json: scripts/make_emoji.py | $(VENV)/.demo
 
 # --- checks ---
 test: $(VENV)/.dev ## unit, contract, golden and architecture tests (no root, no Go)
-	$(PYTEST) -m "not e2e and not long" -n 2 --dist worksteal
+	$(PYTEST) -m "not e2e and not long and not chaos" -n 2 --dist worksteal
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts, helm lint, drift of generated files
 	$(BIN)/ruff check .
@@ -96,6 +96,10 @@ images: $(VENV)/.dev ## build the image and load it into the cluster
 
 e2e: $(VENV)/.dev ## end-to-end tests on the real cluster
 	$(PYTEST) -m e2e tests/e2e
+
+CHAOS_MINUTES ?= 10
+chaos: $(VENV)/.dev ## real agents and workers under random faults (root; CHAOS_MINUTES=10 in all)
+	CHAOS_MINUTES=$(CHAOS_MINUTES) $(PYTEST) -m chaos tests/chaos
 
 clean: ## remove everything that was built or trained here
 	rm -rf $(VENV) $(DATA) runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -86,10 +86,25 @@ def recovery_row() -> list[Panel]:
         _one("Attempt", "short", per_run(m.RUN_ATTEMPT)),
         _one("Failed attempts by cause", "short", attempts, f"{_NAME}: {{{{cause}}}}"),
         _one("Container restarts", "short", per_run(m.RUN_POD_RESTARTS)),
+        # Every rank counts the same changes of its group; the oldest one has seen the most.
+        _one(
+            "Changes of the group by rung, since the oldest worker started",
+            "short",
+            per_run(m.TRAIN_RECOVERIES, "rung"),
+            f"{_NAME}: {{{{rung}}}}",
+        ),
+        _one(
+            "Seconds of a change, by rung (mean of 1 h)",
+            "s",
+            mean(m.TRAIN_RECOVERY_SECONDS, _RARE, f"{_EACH}, rung"),
+            f"{_NAME}: {{{{rung}}}}",
+        ),
+        _one("The last change, by phase", "s", per_run(m.TRAIN_RECOVERY_PHASE, "phase"), f"{_NAME}: {{{{phase}}}}"),
         Panel("Checkpoints (step)", "short", steps),
         _one("Steps since the last checkpoint", "short", f"{per_run(m.TRAIN_STEP)} - {per_run(m.RUN_COMMITTED_STEP)}"),
         _one("Damaged checkpoints passed over", "short", per_run(m.RUN_REJECTED)),
-        _one("Training waits for a checkpoint (mean of 1 h)", "s", mean(m.TRAIN_CHECKPOINT_SECONDS, _RARE)),
+        _one("Training waits for a checkpoint (mean of 1 h)", "s", mean(m.TRAIN_CHECKPOINT_STALL, _RARE)),
+        _one("A checkpoint from its step to its commit (mean of 1 h)", "s", mean(m.TRAIN_CHECKPOINT_SECONDS, _RARE)),
         _one("Checkpoints not stored since the workers started", "short", per_run(m.TRAIN_CHECKPOINT_FAILURES)),
     ]
 
@@ -104,6 +119,7 @@ def training_row() -> list[Panel]:
         _one("Seconds per step by phase", "s", mean(seconds, _RECENT, f"{_EACH}, phase"), f"{_NAME} {{{{phase}}}}"),
         _one("Learning rate", "short", per_run(m.TRAIN_LEARNING_RATE)),
         _one("Gradient norm", "short", per_run(m.TRAIN_GRADIENT_NORM)),
+        _one("Slowest rank, times the median one", "short", per_run(m.TRAIN_STRAGGLER)),
         _one("Temperature factor", "short", per_run(m.TRAIN_LOGIT_SCALE)),
     ]
 
