@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -134,8 +136,22 @@ class Lab:
         return trajectory(iter(self.events(run)))
 
     def delete_pod(self, name: str) -> None:
-        """Remove a pod without any grace, as the loss of its node would."""
+        """Remove a pod as fast as Kubernetes does; its processes get SIGTERM, and SIGKILL a moment later."""
         self.kubectl.run("delete", "pod", name, "--force", "--grace-period=0")
+
+    def kill_pod(self, name: str) -> None:
+        """SIGKILL all processes of a pod at once, as when its machine loses power, and remove it.
+
+        The node's processes are this machine's, and each says which pod it belongs to in the name of its cgroup.
+        """
+        uid = self.kubectl.run("get", "pod", name, "--output=jsonpath={.metadata.uid}").strip()
+        assert uid, f"pod {name} has no uid"
+        killed = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if uid in _cgroups_of(pid)]
+        assert killed, f"pod {name} has no processes"
+        for pid in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.delete_pod(name)
 
     def workers(self, run: str) -> list[Event]:
         """The run's worker pods."""
@@ -179,6 +195,14 @@ class Lab:
 
         self.kubectl.wait(f"{steps} more steps of {run}", lambda: len(since()) >= steps, seconds=240)
         return since()
+
+
+def _cgroups_of(pid: int) -> str:
+    """Names of the cgroups of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def assert_same_training(steps: list[Event], reference: list[Event], tolerance: float = 1e-3) -> None:

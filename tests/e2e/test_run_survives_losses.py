@@ -63,10 +63,10 @@ def test_survivors_keep_the_state_and_give_it_to_the_replacement(lab, record_pro
     lab.clipctl("submit", str(lab.run_file("survivors", train={"steps": 5000})))
     lab.wait_for_step("survivors", 12)
     seconds = {}
-    for lost in ("worker-1", "worker-0"):  # worker 0 has rank 0
+    for lost, lose in (("worker-1", lab.delete_pod), ("worker-0", lab.kill_pod)):  # worker 0 has rank 0
         began = time.time()
         seconds[lost] = lab.recovery_seconds(
-            "survivors", lambda lost=lost: lab.delete_pod(pod_name(lab, lost, "survivors"))
+            "survivors", lambda lost=lost, lose=lose: lose(pod_name(lab, lost, "survivors"))
         )
         lab.kubectl.wait(
             f"the replacement of {lost}",
@@ -82,7 +82,9 @@ def test_survivors_keep_the_state_and_give_it_to_the_replacement(lab, record_pro
         print("\na survivor goes on after: " + ", ".join(f"{lost} {took:.1f} s" for lost, took in seconds.items()))
     events = lab.events("survivors")
     assert check(events) == []
-    assert [event["rung"] for event in lab.regrouped("survivors")] == ["regroup", "grow", "regroup", "grow"]
+    rungs = [event["rung"] for event in lab.regrouped("survivors")]
+    assert rungs[0] in {"shrink", "regroup"}, "a deleted pod has a moment to leave in good order, if it is fast enough"
+    assert rungs[1:] == ["grow", "regroup", "grow"]
     assert [event["resumed_from"] for event in events if event["event"] == "started"] == [None, None]
 
 
