@@ -101,6 +101,11 @@ def parse_checkpoint_id(text: str) -> CheckpointId | None:
     return parse_commit_key(f"{COMMITS}{text}.json")
 
 
+def events_prefix(incarnation: int) -> str:
+    """Prefix of the event log of an incarnation."""
+    return f"{EVENTS}inc-{incarnation:06d}/"
+
+
 def events_key(incarnation: int, sequence: int) -> str:
     """One immutable segment of the event log of an incarnation."""
-    return f"{EVENTS}inc-{incarnation:06d}/{sequence:06d}.jsonl"
+    return f"{events_prefix(incarnation)}{sequence:06d}.jsonl"

@@ -94,6 +94,11 @@ TRAIN_RECOVERY_PHASE = Metric(
 TRAIN_CHECKPOINT_STALL = Metric(
     "clip_train_checkpoint_stall_seconds", "histogram", "Seconds that training waited for a checkpoint to be staged."
 )
+TRAIN_SNAPSHOT_STALL = Metric(
+    "clip_train_snapshot_stall_seconds",
+    "histogram",
+    "Seconds that training waited for a copy of its sharded state to the memory of nodes.",
+)
 
 TRAINER_METRICS = (
     TRAIN_STEP,
@@ -126,6 +131,7 @@ TRAINER_METRICS = (
     TRAIN_RECOVERY_SECONDS,
     TRAIN_RECOVERY_PHASE,
     TRAIN_CHECKPOINT_STALL,
+    TRAIN_SNAPSHOT_STALL,
 )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from clip_testkit.faultystore import FaultyStore
 from clip_testkit.objectivework import CPU, SIZE, Setup, objective_of, tiny_batch, tiny_model
+from clip_testkit.ranks import meet
 from clip_testkit.tinystate import incarnate, saver
 from clip_trainer.checkpoint import optimizer_state
 from clip_trainer.model import ClipModel
@@ -259,6 +263,24 @@ def step_once(
     objective_of(case.setup, model, group, equal_pieces=parallel.equal_pieces).backward(batch)
     parallel.sum_gradients(model.parameters())
     optimizer.step()
+
+
+def descriptors_after_groups(rank: int, folder: str, groups: int) -> list[int]:
+    """Open file descriptors after each of so many groups of two that have trained a step and are gone."""
+    found = []
+    dist.destroy_process_group()
+    for number in range(groups):
+        dist.distributed_c10d._world.group_count = 0  # as `process_group.enter`
+        meet(f"{folder}/group-{number}", rank, 2)
+        group = Group(rank, 2, rank, CPU)
+        parallel = parallel_of("fsdp", group)
+        one_step(Case(Setup("clip")), parallel, group, tiny_batch((2, 2), rank))
+        dist.destroy_process_group()
+        parallel.release()
+        gc.collect()
+        found.append(len(os.listdir("/proc/self/fd")))
+    meet(f"{folder}/group-last", rank, 2)
+    return found
 
 
 def refusals(rank: int, world: int) -> list[str]:

@@ -40,7 +40,7 @@ def test_the_page_counts():
     text = record.page([ENTRY, bad])
     assert "2 runs, 25 faults, 8000 steps; 1 runs clean, 1 not." in text
     assert "| `kill_worker` | SIGKILL to a worker | 21 |" in text
-    assert "| 2030-01-02 | 7 | folder | 1-3 | 10 | 12.5 | 24 | 4000 | 93.4% | clean |" in text
+    assert "| 2030-01-02 | 7 | ddp | folder | 1-3 | 10 | 12.5 | 24 | 4000 | 93.4% | clean |" in text
     assert "| 1 | 4000 |  | gap at step 3: a / b |" in text
     assert "disk_full" not in text
 

@@ -14,6 +14,7 @@ from clip_trainer.checkpoint.sweeping import sweep
 from clip_trainer.config import load_config
 from clip_trainer.elastic.membership import Generation
 from clip_trainer.train import takeover
+from clip_trainer.train.events import read_events
 from clip_trainer.train.generations import train_through_generations
 from clip_trainer.train.group import Group
 from clip_trainer.train.preemption import PreemptionNotice
@@ -87,11 +88,10 @@ class Alone:
 def train(tmp_path, monkeypatch):
     no_metrics(monkeypatch.setattr)
     write_dataset(tmp_path / "data", [20, 10])
-    config = write_config(
-        tmp_path, "run", str(tmp_path / "data"), checkpoint={"every_steps": 1}, scale={"nodes": {"max": 1}}
-    )
 
-    def run():
+    def run(parallel="ddp", **checkpoint):
+        changes = {"checkpoint": {"every_steps": 1, **checkpoint}, "train": {"parallel": parallel}}
+        config = write_config(tmp_path, "run", str(tmp_path / "data"), scale={"nodes": {"max": 1}}, **changes)
         membership = Alone()
         group = Group(0, 1, 0, torch.device("cpu"))
         train_through_generations(load_config(config), group, membership, PreemptionNotice())
@@ -109,6 +109,38 @@ def test_a_run_that_loses_a_peer_passes_all_of_them(train, monkeypatch):
         membership, faults = train()
     assert sorted(set(PASSED_BY_A_RUN) - set(fired)) == []
     assert (membership.number, membership.code, faults) == (2, 0, [])
+
+
+OF_MEMORY = ["memory.copied", "memory.publishing", "memory.kept", "memory.restoring", "memory.restored"]
+
+
+def test_a_sharded_run_that_loses_a_peer_passes_those_of_memory(train, monkeypatch, tmp_path):
+    """And goes on from there: the checkpoint, which is older, is not read."""
+    monkeypatch.setenv("CLIPCTL_MEMORY", str(tmp_path / "memory"))
+    monkeypatch.setattr("clip_trainer.train.generations.is_peer_loss", lambda error: "says so" in str(error))
+    rules = [f"{name}=note" for name in OF_MEMORY]
+    with armed(";".join([*rules, "train.before_update=raise@6", "store.local.read=note"])) as fired:
+        membership, faults = train("fsdp", every_steps=4, memory_steps=2)
+    assert sorted(set(OF_MEMORY) - set(fired)) == []
+    assert (membership.number, membership.code, faults) == (2, 0, [])
+    store = open_store(str(tmp_path / "runs" / "run"))
+    started = [event for event in read_events(store) if event["event"] == "started"]
+    assert [event["resumed_from"] for event in started] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("place", "goes_on_from"), [("memory.copied", 2), ("memory.publishing", 2), ("memory.kept", 4)]
+)
+def test_a_snapshot_counts_as_soon_as_it_is_whole(train, monkeypatch, tmp_path, place, goes_on_from):
+    """The peer seems to be lost while the snapshot after step 4 is made, the third one."""
+    monkeypatch.setenv("CLIPCTL_MEMORY", str(tmp_path / "memory"))
+    monkeypatch.setattr("clip_trainer.train.generations.is_peer_loss", lambda error: "says so" in str(error))
+    with armed(f"{place}=raise@3"):
+        membership, faults = train("fsdp", every_steps=100, memory_steps=2)
+    assert (membership.number, membership.code, faults) == (2, 0, [])
+    events = list(read_events(open_store(str(tmp_path / "runs" / "run"))))
+    first = next(event["step"] for event in events if event["incarnation"] == 2 and event["event"] == "regrouped")
+    assert first == goes_on_from + 1
 
 
 def test_a_new_rank_0_passes_the_one_of_taking_over(tmp_path, monkeypatch):

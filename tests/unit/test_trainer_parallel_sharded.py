@@ -10,6 +10,7 @@ from clip_testkit.objectivework import Setup, tiny_batch
 from clip_testkit.parallelwork import (
     Case,
     continued_from_openclip,
+    descriptors_after_groups,
     refusals,
     resumed_from_damaged,
     saved_and_resumed,
@@ -92,6 +93,11 @@ def test_each_rank_reads_its_own_files(tmp_path):
         assert own <= read <= own | unsharded
     sizes = [sum(o.size for o in objects if f"-{rank:05d}-of" in o.name) for rank in (0, 1)]
     assert max(sizes) < 0.6 * sum(sizes)
+
+
+def test_groups_that_are_gone_leave_no_sockets(tmp_path):
+    for first, *later in run_ranks(2, tmp_path, descriptors_after_groups, str(tmp_path), 4):
+        assert later == [first] * 3
 
 
 def test_what_one_rank_finds_damaged_no_rank_uses(tmp_path):

@@ -36,6 +36,11 @@ class CheckpointSection(Section):
     every_steps: PositiveInt = 1000
     """Steps between checkpoints. Default 1000. What a node loss costs is at most this many steps."""
 
+    memory_steps: PositiveInt | None = 50
+    """Steps between copies of a sharded state (`train.parallel: fsdp`) to the memory of two nodes, from which a run
+    goes on when a worker or a node is lost. Default 50; null: none. They need room in `scale.resources.shm`: 4 / nodes
+    times the size of a checkpoint. With `ddp` there are none, because every worker has the whole state anyway."""
+
     keep: KeepCount | KeepSection = 3
     """Newest verified checkpoints to keep, or rules (`last`, `every`, `best`). At least 2, so that damage to the newest
     never costs the run. Default 3."""

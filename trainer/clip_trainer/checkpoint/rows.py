@@ -5,7 +5,7 @@ Objects are read by ascending ranges, so no chunk is fetched twice, and little m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -54,24 +54,55 @@ def fill(opened: Opened, part: str, target: Mapping[str, torch.Tensor], rank: in
         reader = _ObjectReader(opened, stored)
         for name, entry in sorted(stored.tensors.items(), key=lambda item: item[1].start):
             if name in target:
-                rows = len(target[name]) if target[name].ndim else 1
-                own = rows_of(rows, rank, world) if is_sharded(target[name]) else (0, rows)
-                _take(reader, entry, local(target[name]), own)
+                _take(reader, entry, target[name], rank, world)
 
 
-def _take(reader: _ObjectReader, entry: TensorEntry, own: torch.Tensor, rows: tuple[int, int]) -> None:
-    """Copy those of `rows` of a tensor that lie in a stored piece to where they are in `own`, which has all of them."""
+def _take(reader: _ObjectReader, entry: TensorEntry, target: torch.Tensor, rank: int, world: int) -> None:
+    """Read those rows of a stored piece that the target has, and put them where they belong."""
     shape = entry.shape or (1,)  # a single number is a row
     offsets = entry.offsets or (0,) * len(shape)
-    first, last = max(rows[0], offsets[0]), min(rows[1], offsets[0] + shape[0])
+    first, last = _common(own_rows(target, rank, world), offsets[0], shape[0])
     if first >= last:
         return
     row = (entry.end - entry.start) // shape[0]
     begin = entry.start + (first - offsets[0]) * row
     data = reader.read(begin, begin + (last - first) * row)
-    inner = (slice(at, at + size) for at, size in zip(offsets[1:], shape[1:], strict=True))
+    piece = as_tensor(data, entry.dtype, (last - first, *shape[1:]))
+    place_rows(target, piece, (first, *offsets[1:]), rank, world)
+
+
+def own_rows(target: torch.Tensor, rank: int, world: int) -> tuple[int, int]:
+    """The rows of a tensor that a rank has: all of a whole one. A single number is a row."""
+    rows = len(target) if target.ndim else 1
+    return rows_of(rows, rank, world) if is_sharded(target) else (0, rows)
+
+
+@torch.no_grad()
+def place_rows(target: torch.Tensor, piece: torch.Tensor, offsets: Sequence[int], rank: int, world: int) -> None:
+    """Copy what a rank has of a piece of a tensor to where it belongs; nothing if it has none of those rows.
+
+    Args:
+        target: the tensor, whole or sharded over the ranks.
+        piece: a part of it.
+        offsets: where the part begins in the whole tensor, by dimension.
+        rank: this rank.
+        world: how many there are.
+    """
+    piece = piece.view(piece.shape or (1,))
+    begin = offsets[0] if offsets else 0
+    rows = own_rows(target, rank, world)
+    first, last = _common(rows, begin, len(piece))
+    if first >= last:
+        return
+    own = local(target)
+    inner = tuple(slice(at, at + size) for at, size in zip(offsets[1:], piece.shape[1:], strict=True))
     where = (slice(first - rows[0], last - rows[0]), *inner)
-    own.view(own.shape or (1,))[where].copy_(as_tensor(data, entry.dtype, (last - first, *shape[1:])))
+    own.view(own.shape or (1,))[where].copy_(piece[first - begin : last - begin])
+
+
+def _common(rows: tuple[int, int], begin: int, count: int) -> tuple[int, int]:
+    """The rows that are both among `rows` and among `count` ones from `begin` on; empty if the first is not smaller."""
+    return max(rows[0], begin), min(rows[1], begin + count)
 
 
 class _ObjectReader:

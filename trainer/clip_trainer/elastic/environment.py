@@ -17,6 +17,7 @@ from clip_trainer.elastic.member_settings import (
     ENV_SLOT,
 )
 from clip_trainer.elastic.membership import ENV_COORDINATOR
+from clip_trainer.elastic.node_memory import ENV_MEMORY
 from clip_trainer.elastic.orphan import ENV_PARENT
 from clip_trainer.elastic.progress import ENV_PROGRESS_FILE
 from clip_trainer.elastic.settings import LaunchSettings
@@ -37,7 +38,7 @@ class AgentPlace:
     token: str
     """Tells this agent's workers from those of an earlier agent on the same node."""
     scratch: Path
-    """Directory of the beacons and of the progress file."""
+    """Directory of the beacons, of the progress file and of snapshots in memory."""
     cpus: int
 
     @property
@@ -63,6 +64,7 @@ def worker_environment(
         ENV_LAST_CALL: str(settings.last_call),
         ENV_BEACON: str(place.scratch / f"beacon-{slot}-{start}"),
         ENV_PROGRESS_FILE: str(place.progress_file),
+        ENV_MEMORY: str(place.scratch / f"memory-{slot}"),
         ENV_PARENT: str(place.pid),
         "LOCAL_RANK": str(slot),
         "LOCAL_WORLD_SIZE": str(workers),

@@ -17,22 +17,18 @@ class Replicated:
 
     Args:
         group: the ranks; it may change at any time between two steps.
-        regroups: see `Parallel`.
     """
 
     equal_pieces = False
 
-    def __init__(self, group: Group, *, regroups: bool = True) -> None:
+    def __init__(self, group: Group) -> None:
         self._group = group
-        self._regroups = regroups
-
-    @property
-    def regroups(self) -> bool:
-        """True but for a lone rank that would shard its model as soon as there are more."""
-        return self._regroups
 
     def adopt(self, model: ClipModel) -> None:
         """Nothing to do: the model stays as it is."""
+
+    def release(self) -> None:
+        """Nothing to do: the group is the same object for ever."""
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """See `Group.sum_gradients`."""

@@ -11,12 +11,13 @@ summed like those of a replicated model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -29,6 +30,7 @@ from clip_trainer.train.group import Group
 from clipctl.contract.errors import SpecError
 
 _HINT = "Set train.parallel to ddp."
+_meshes = itertools.count(1)
 _WHOLE = ("logit_scale", "logit_bias")
 
 
@@ -39,17 +41,19 @@ class Sharded:
         group: the ranks, more than one; their process group must exist, and the model lives and dies with it.
     """
 
-    regroups = False
     equal_pieces = True
 
     def __init__(self, group: Group) -> None:
         assert group.world > 1
         self._group = group
+        self._mesh: DeviceMesh | None = None
 
     def adopt(self, model: ClipModel) -> None:
         """Replace the model's parameters by shards of them. See `Parallel.adopt`."""
         _check(model)
-        mesh = init_device_mesh(self._group.device.type, (self._group.world,))
+        # DTensor caches by mesh, and takes meshes of equal ranks and names for one, also those of groups that are gone.
+        name = f"ranks-{next(_meshes)}"
+        self._mesh = mesh = init_device_mesh(self._group.device.type, (self._group.world,), mesh_dim_names=(name,))
         for block in [module for module in model.modules() if isinstance(module, ResidualAttentionBlock)]:
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
             register_fsdp_forward_method(block, "at")
@@ -61,6 +65,11 @@ class Sharded:
             unit.set_gradient_divide_factor(1.0)
             # Gloo has no other reduction, and with it NCCL rounds as gloo does.
             unit.set_force_sum_reduction_for_comms(True)
+
+    def release(self) -> None:
+        """DTensor's caches keep the mesh, and the mesh would keep the process group's threads and sockets."""
+        if self._mesh is not None:
+            self._mesh._pg_registry.clear()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Only those of what is not sharded: the backward pass has summed the others."""

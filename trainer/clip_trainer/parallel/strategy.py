@@ -17,13 +17,6 @@ class Parallel(Protocol):
     """How the ranks of a group share one model."""
 
     @property
-    def regroups(self) -> bool:
-        """Whether a rank can go on in another group with what it has in memory. If not, any change of the group ends
-        the process (exit 75), and its successor begins from the newest checkpoint.
-        """
-        ...
-
-    @property
     def equal_pieces(self) -> bool:
         """Whether every rank must put equally many micro-batches through the model, because its forward and backward
         passes are collective.
@@ -38,6 +31,10 @@ class Parallel(Protocol):
         Raises:
             SpecError: this kind of model cannot be shared so.
         """
+        ...
+
+    def release(self) -> None:
+        """Let go of the group, which is over, whatever still refers to the model."""
         ...
 
     def computing(self) -> AbstractContextManager[object]:
@@ -70,4 +67,4 @@ def parallel_of(kind: Literal["ddp", "fsdp"], group: Group) -> Parallel:
         from clip_trainer.parallel.sharded import Sharded  # imports torch's FSDP and DTensor, seconds of CPU time
 
         return Sharded(group)
-    return Replicated(group, regroups=kind == "ddp")
+    return Replicated(group)

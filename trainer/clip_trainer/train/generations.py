@@ -22,11 +22,11 @@ from clip_trainer.train.group import COLLECTIVE_TIMEOUT, Group
 from clip_trainer.train.loop import RegroupError, train
 from clip_trainer.train.peer_loss import is_peer_loss, words
 from clip_trainer.train.preemption import PreemptionNotice
-from clip_trainer.train.prepare import prepare
+from clip_trainer.train.prepare import prepare, rebuild
 from clip_trainer.train.recovery import Recovery
 from clip_trainer.train.run import Run
 from clip_trainer.train.synchronise import synchronise
-from clipctl.contract.errors import ExitCode, TryAgainError
+from clipctl.contract.errors import ExitCode
 from clipctl.contract.failpoints import failpoint
 from clipctl.contract.redact import redact
 
@@ -65,11 +65,11 @@ class Life:
 
     def run_to_the_end(self) -> None:
         """Generation after generation."""
-        if self._membership.running and not self._sharded:
+        if self._membership.running:
             self._build()  # the others go on training meanwhile
         try:
             while not self._one_generation(self._meet()):
-                if self._run is None and not self._sharded:
+                if self._run is None:
                     self._build()  # alone, so that nobody waits for it in the next generation
             self._membership.close(ExitCode.OK)
         finally:
@@ -103,7 +103,6 @@ class Life:
             return True
         except RegroupError:
             self._leave(lost=False)
-            self._begin_anew_if_sharded("the group changes")
         except DivergenceError:
             assert self._run is not None
             self._run.whole = False  # on every rank, so the state comes from storage
@@ -118,6 +117,8 @@ class Life:
 
     def _work(self, generation: Generation, peers_left: bool) -> None:
         """Build if that is not done, agree on the state, train to the end."""
+        if self._run is not None and self._run.sharded:
+            rebuild(self._run)  # a part of the model fits no other group than the one it was made for
         run = self._run or self._build()
         if peers_left:
             run.checkpointer.abandon()  # a share of it may never come
@@ -133,21 +134,8 @@ class Life:
         line = f"rank {self._group.rank}: lost a peer ({words(error)})"
         print(redact(line), file=sys.stderr, flush=True)
         self._leave(lost=True)
-        if self._run is None:
-            return
-        if self._run.step.torn:
+        if self._run is not None and not self._run.sharded and self._run.step.torn:
             self._run.whole = False
-        self._begin_anew_if_sharded("a peer was lost")
-
-    @property
-    def _sharded(self) -> bool:
-        """Whether the model is built by all ranks of a group, for that group alone."""
-        return self._config.spec.train.parallel == "fsdp"
-
-    def _begin_anew_if_sharded(self, why: str) -> None:
-        """End this process: every rank holds a part of the state, which fits no other group."""
-        if self._sharded:
-            raise TryAgainError(f"{why}, and the state is sharded: all ranks start anew from the newest checkpoint.")
 
     def _leave(self, *, lost: bool) -> None:
         self._recovery.begin(lost=lost)

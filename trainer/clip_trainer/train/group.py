@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,6 +26,7 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=15)
 a machine that vanishes, or a peer that hangs, costs this long."""
 _KEEP_ALIVE_SECONDS = 5.0
 _STILL_AT_IT = {"still": "at it"}
+_EXCHANGED_AT_ONCE = 32 << 20  # bytes: bounds the copy on the device
 _BUCKET_ELEMENTS = 1 << 23  # 32 MiB of fp32: big enough to be bandwidth-bound, small enough to bound the copy
 
 
@@ -187,6 +188,32 @@ class Group:
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=source)
+
+    @_waits_for_peers
+    def exchange(self, sends: Sequence[tuple[torch.Tensor, int]], receives: Sequence[tuple[torch.Tensor, int]]) -> None:
+        """Send bytes to other ranks while receiving from others. Each of them must take part with the other ends.
+
+        Args:
+            sends: tensors [bytes] in host memory, and who gets them.
+            receives: tensors [bytes] in host memory that are filled, and from whom; at most one a rank.
+        """
+        longest = max((tensor.numel() for tensor, _ in (*sends, *receives)), default=0)
+        for at in range(0, longest, _EXCHANGED_AT_ONCE):
+            window = slice(at, at + _EXCHANGED_AT_ONCE)
+            outgoing = [(tensor[window].to(self.device), peer) for tensor, peer in sends if at < tensor.numel()]
+            targets = [(tensor[window], peer) for tensor, peer in receives if at < tensor.numel()]
+            incoming = [(self._landing(target), peer) for target, peer in targets]
+            operations = [dist.P2POp(dist.irecv, tensor, peer) for tensor, peer in incoming]
+            operations += [dist.P2POp(dist.isend, tensor, peer) for tensor, peer in outgoing]
+            for work in dist.batch_isend_irecv(operations) if operations else ():
+                work.wait()
+            if self.device.type != "cpu":
+                for (target, _), (tensor, _) in zip(targets, incoming, strict=True):
+                    target.copy_(tensor)
+
+    def _landing(self, target: torch.Tensor) -> torch.Tensor:
+        """Where bytes for `target` arrive: there, or on the device if that is what peers reach."""
+        return target if self.device.type == "cpu" else torch.empty_like(target, device=self.device)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

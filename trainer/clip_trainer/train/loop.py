@@ -19,6 +19,7 @@ from clip_trainer.train.batches import open_loader
 from clip_trainer.train.data_record import DataRecord
 from clip_trainer.train.finish import finish
 from clip_trainer.train.health import Health
+from clip_trainer.train.peer_memory import PeerMemory
 from clip_trainer.train.preemption import PreemptionNotice
 from clip_trainer.train.recording import finite, record
 from clip_trainer.train.rollback import roll_back
@@ -60,6 +61,7 @@ def train(
         SpecError: too many steps could not be used (see `rollback`).
     """
     evaluation, saving, health, rate = Evaluation(run, logs), Saving(run), Health(run), Rate()
+    memory = PeerMemory.begin(run)
     evaluate(run, evaluation)
     with open_loader(run) as loader:
         data = DataRecord(run.events, run.metrics, loader.snapshot)
@@ -87,9 +89,8 @@ def train(
             roll_back_if_exhausted(run, saving, result)
             saving.learn(result.agreed)
             if run.state.step < run.total_steps:
-                if may_save(run, result) and (saves_to_leave(run, result) or run.trainable.guard.in_a_row == 0):
-                    saving.start(finite(result.loss), after_another=bool(result.agreed.saving))
-                leave_if_asked(run, saving, mine, result)
+                must_save = keep_what_is_due(run, memory, saving, result)
+                leave_if_asked(run, saving, mine, result, must_save)
                 evaluate(run, evaluation)
     failpoint("train.last_step_done")
     saving.at_the_end()
@@ -115,22 +116,36 @@ def do_step(run: Run, batch: Batch, lr: float, mine: Wishes) -> tuple[StepResult
     return result, seconds
 
 
-def may_save(run: Run, result: StepResult) -> bool:
+def keep_what_is_due(run: Run, memory: PeerMemory, saving: Saving, result: StepResult) -> bool:
+    """Copy the state to the memory of nodes, begin a checkpoint, or neither. Collective.
+
+    Returns:
+        Whether the checkpoint has to be stored before a rank may leave.
+    """
+    kept = memory.keep(result.agreed)
+    must_save = saves_to_leave(run, result, kept)
+    if must_save or (may_save(run, result, kept) and run.trainable.guard.in_a_row == 0):
+        saving.start(finite(result.loss), after_another=bool(result.agreed.saving))
+    return must_save
+
+
+def may_save(run: Run, result: StepResult, kept: bool = False) -> bool:
     """Whether the step just done is one after which a checkpoint is made.
 
     Amid bad steps none is made, unless the run stops: the checkpoints from before them must not be pushed out by copies
     of the same weights.
     """
     regular = run.state.step % run.spec.checkpoint.every_steps == 0
-    return regular or run.state.step == run.total_steps or saves_to_leave(run, result)
+    return regular or run.state.step == run.total_steps or saves_to_leave(run, result, kept)
 
 
-def saves_to_leave(run: Run, result: StepResult) -> bool:
+def saves_to_leave(run: Run, result: StepResult, kept: bool = False) -> bool:
     """Whether ranks leave the group whose state must be in storage first.
 
-    That of sharded weights must whenever the group changes: the next group reads it from there.
+    That of sharded weights must whenever the group changes, unless it was kept in memory just now: the next group finds
+    it in one of these places.
     """
-    return result.agreed.preempted > 0 or (result.agreed.regroup > 0 and run.spec.train.parallel == "fsdp")
+    return result.agreed.preempted > 0 or (result.agreed.regroup > 0 and run.sharded and not kept)
 
 
 def roll_back_if_exhausted(run: Run, saving: Saving, result: StepResult) -> None:
@@ -154,15 +169,15 @@ def evaluate(run: Run, evaluation: Evaluation) -> None:
     run.state.evaluate_from = None
 
 
-def leave_if_asked(run: Run, saving: Saving, mine: Wishes, result: StepResult) -> None:
-    """Leave the group if a rank must go or another group wants to form. Collective.
+def leave_if_asked(run: Run, saving: Saving, mine: Wishes, result: StepResult, must_save: bool) -> None:
+    """Leave the group if a rank must go or another wants to form, if it `must_save`, after that. Collective.
 
     Raises:
         TryAgainError: it is this rank that must go; the state is saved.
         RegroupError: the others go on, in the next group.
     """
     agreed = result.agreed
-    saved = saving.finish() if saves_to_leave(run, result) else True
+    saved = saving.finish() if must_save else True
     if agreed.preempted:
         run.events.write("stopped", step=run.state.step, ranks=agreed.preempted)
         run.events.try_flush()

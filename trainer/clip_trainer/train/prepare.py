@@ -7,11 +7,15 @@ import os
 import socket
 import time
 from functools import partial
+from typing import NamedTuple
 
+from clip_trainer.checkpoint.memory_shares import MemoryShares
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.config import RunConfig
 from clip_trainer.data.samples.joined import JoinedSamples
+from clip_trainer.elastic.member_settings import ENV_NODE
+from clip_trainer.elastic.node_memory import node_memory
 from clip_trainer.model import ClipModel, get_precision
 from clip_trainer.optim import LossScaler
 from clip_trainer.parallel.strategy import Parallel, parallel_of
@@ -53,24 +57,20 @@ def prepare(config: RunConfig, group: Group) -> Run:
     dataset = share_training_data(spec, group)
     failpoint("train.data_opened")
     dataset.require("image", "caption")
-    fresh = bool(group.on_first(lambda: not any(store.list(COMMITS))))
-    model = build_model(spec.model, spec.train.loss, spec.train.seed, group, fresh=fresh)
-    parallel = parallel_of(spec.train.parallel, group)
-    parallel.adopt(model)
-    trainable = _trainable(spec, model)
-    order = order_of(spec, dataset)
-    epoch = epoch_of(spec, order)
     events = EventLog(store, time.time)
     checkpointer = _checkpointer(spec, group, store, events, _identity(config, dataset))
+    built = _build(spec, group, store, checkpointer)
+    order = order_of(spec, dataset)
+    epoch = epoch_of(spec, order)
     return Run(
         config=config,
         group=group,
         store=store,
-        trainable=trainable,
-        parallel=parallel,
-        step=_step(spec, trainable, group, checkpointer, parallel),
+        trainable=built.trainable,
+        parallel=built.parallel,
+        step=built.step,
         schedule=schedule_of(spec, epoch),
-        patch_dropout=PatchDropoutSchedule(spec.train.patch_dropout, model),
+        patch_dropout=built.patch_dropout,
         state=TrainState(first_started_at=time.time()),
         total_steps=steps_of(spec, epoch),
         dataset=dataset,
@@ -79,7 +79,47 @@ def prepare(config: RunConfig, group: Group) -> Run:
         events=events,
         status=StatusFile(store, time.time),
         metrics=TrainerMetrics(),
+        node=os.environ.get(ENV_NODE) or socket.gethostname(),
+        memory=_memory(spec),
     )
+
+
+def rebuild(run: Run) -> None:
+    """Build model, optimiser and so on anew, for the group as it is now. They have no state. Collective."""
+    run.whole = run.touched = False
+    if hasattr(run, "parallel"):  # else the last group ended before its model was built
+        run.parallel.release()
+    for name in _Built._fields:
+        vars(run).pop(name, None)  # frees their memory before the new ones need it
+    built = _build(run.spec, run.group, run.store, run.checkpointer)
+    for name, value in built._asdict().items():
+        setattr(run, name, value)
+
+
+class _Built(NamedTuple):
+    """What belongs to one group, if the model is shared out among its ranks."""
+
+    trainable: Trainable
+    parallel: Parallel
+    step: TrainStep
+    patch_dropout: PatchDropoutSchedule
+
+
+def _build(spec: RunSpec, group: Group, store: ObjectStore, checkpointer: Checkpointer) -> _Built:
+    fresh = bool(group.on_first(lambda: not any(store.list(COMMITS))))
+    model = build_model(spec.model, spec.train.loss, spec.train.seed, group, fresh=fresh)
+    parallel = parallel_of(spec.train.parallel, group)
+    parallel.adopt(model)
+    trainable = _trainable(spec, model)
+    step = _step(spec, trainable, group, checkpointer, parallel)
+    return _Built(trainable, parallel, step, PatchDropoutSchedule(spec.train.patch_dropout, model))
+
+
+def _memory(spec: RunSpec) -> MemoryShares | None:
+    """Where to leave copies of the state: only a sharded one needs them, and only a launcher's worker has a place."""
+    folder = node_memory()
+    wanted = spec.train.parallel == "fsdp" and spec.checkpoint.memory_steps is not None
+    return MemoryShares(folder) if wanted and folder is not None else None
 
 
 def _trainable(spec: RunSpec, model: ClipModel) -> Trainable:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from clip_trainer.checkpoint.memory_shares import MemoryShares
 from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.checkpoint.save import Checkpointer
 from clip_trainer.config import RunConfig
@@ -37,6 +38,8 @@ class Run:
     """Everything the loop works with. Built once by `prepare`; it outlives changes of the group.
 
     Attributes:
+        node: name of this process's node.
+        memory: where it leaves copies of a sharded state for its successors; None if it makes none.
         incarnation: number of the worker group that may write to storage; 0 before there is one.
         whole: the state is that after `state.step`. False before there is a state, and after a broken update.
         touched: this process has trained, so its weights are no longer those that the run begins with.
@@ -58,6 +61,8 @@ class Run:
     events: EventLog
     status: StatusFile
     metrics: TrainerMetrics
+    node: str = "node"
+    memory: MemoryShares | None = None
     incarnation: int = 0
     whole: bool = False
     touched: bool = False
@@ -66,6 +71,11 @@ class Run:
     def spec(self) -> RunSpec:
         """The run's specification."""
         return self.config.spec
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank has but a part of the state, as soon as there are several."""
+        return self.spec.train.parallel == "fsdp"
 
     @property
     def model(self) -> ClipModel:

@@ -2,31 +2,33 @@
 
 Whoever has done the most steps has the newest state; all who are behind get it from the lowest such rank: newcomers,
 survivors whose last step the loss of a peer interrupted, and those whose state broke in the middle of an update. Only
-if nobody has a state does it come from storage.
+if nobody has a state does it come from what dead processes left in their nodes' memory, or from storage.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from clip_trainer.checkpoint.adopting import adopt_run
 from clip_trainer.checkpoint.exchange import broadcast_state
 from clip_trainer.checkpoint.incarnation import allocate
-from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.parallel.pieces import is_sharded
 from clip_trainer.train import takeover
+from clip_trainer.train.memory_message import become, message_of
 from clip_trainer.train.openclip_state import adopt
+from clip_trainer.train.peer_memory import go_on_from_memory
 from clip_trainer.train.run import Run
 from clip_trainer.train.state import TrainState
 from clipctl.contract.errors import TryAgainError
 from clipctl.contract.failpoints import failpoint
-from clipctl.contract.layout import CheckpointId
 from clipctl.contract.resume_source import ResumeRun, parse_resume_source
 
 STORAGE = "storage"
 """Origin of a state: a checkpoint, or the beginning."""
+MEMORY = "memory"
+"""Origin of a state: what processes that are gone have left in their nodes' memory."""
 PEER = "peer"
 """Origin of a state: another rank's memory."""
 OWN = "own"
@@ -38,7 +40,7 @@ def synchronise(run: Run) -> str:
     """Bring every rank to the newest state there is. Collective.
 
     Returns:
-        Where this rank's state came from: `STORAGE`, `PEER` or `OWN`.
+        Where this rank's state came from: `STORAGE`, `MEMORY`, `PEER` or `OWN`.
 
     Raises:
         ClipError: there is no state that can be used.
@@ -47,9 +49,11 @@ def synchronise(run: Run) -> str:
     newest = max(report["step"] for report in reports)
     if newest < 0:
         run.group.on_each(lambda: run.checkpointer.wait(_SAVE_SECONDS))  # it may be what we go back to
+        run.checkpointer.abandon()  # if it still goes on, it must not meet the fence of the next incarnation
         _incarnate(run)
-        _from_storage(run)
-        origin = STORAGE
+        origin = MEMORY if go_on_from_memory(run) else STORAGE
+        if origin == STORAGE:
+            _from_storage(run)
     else:
         source = next(rank for rank, report in enumerate(reports) if report["step"] == newest)
         behind = any(report["step"] != newest for report in reports)
@@ -118,24 +122,11 @@ def _from_peer(run: Run, source: int, mine: bool) -> None:
     parts = None
     if run.group.rank == source:
         parts, trained = run.trainable.collect()
-        last = run.checkpointer.last
-        message = {
-            "train": run.state.to_json(),
-            "trained": trained,
-            "last": asdict(last) if last else None,
-            "remembered": run.events.remembered(-1),
-        }
+        message = message_of(run, trained)
     message = run.group.broadcast_json(message, source)
     tensors = broadcast_state(run.group, source, parts)
-    if mine:
-        return
-    run.state = TrainState.from_json(message["train"])
-    last_id = CheckpointId(**message["last"]) if message["last"] else None
-    state = {"train": message["train"], **message["trained"]}
-    run.trainable.take(Restored(last_id or CheckpointId(0, 0), run.state.samples_consumed, state, tensors))
-    if last_id is not None:
-        run.checkpointer.continue_from(last_id)
-    run.events.remember(message["remembered"])
+    if not mine:
+        become(run, message, tensors)
 
 
 def _go_on(run: Run, incarnations: list[int], written: int) -> None:

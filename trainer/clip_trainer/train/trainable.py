@@ -74,7 +74,7 @@ class Trainable:
         """
         weights = dict(self.model.state_dict())
         if any_sharded(weights):
-            found = restore_sharded(store, group, self._room, training_digest, on_reject, wanted)
+            found = restore_sharded(store, group, self.room, training_digest, on_reject, wanted)
         else:
             found = restore(store, group, {WEIGHTS: weights}, training_digest, on_reject, wanted)
         if found is not None:
@@ -105,7 +105,7 @@ class Trainable:
             else:  # averaging was switched on in the middle of the run
                 self.average.restart()
 
-    def _room(self, shapes: Mapping[str, Shapes]) -> dict[str, Tensors]:
+    def room(self, shapes: Mapping[str, Shapes]) -> dict[str, Tensors]:
         """Sharded tensors for what a checkpoint holds: the weights and their average themselves, moments to be."""
         parameters = dict(self.model.named_parameters())
         made = {WEIGHTS: dict(self.model.state_dict()), OPTIMIZER: state_like(shapes.get(OPTIMIZER, {}), parameters)}
