@@ -12,11 +12,11 @@ from clip_testkit.soak.plan import plan
 from clip_testkit.soak.run import Setting, execute
 from clip_testkit.soak.workload import undisturbed
 
-CASES = 3
+CASES = 4
 SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES", "2")) / CASES
 PACE = 0.2
 STEPS = max(60, int(SECONDS / (PACE + 0.05)))
-MTBF = 15.0
+MTBF = 10.0
 
 # A slow machine may need minutes for what takes seconds elsewhere; only a run that does not end at all is too late.
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3600 + 20 * SECONDS)]
@@ -41,6 +41,10 @@ def test_three_elastic_nodes_on_a_folder(reference, tmp_path):
 
 def test_two_elastic_nodes_on_object_storage_that_fails(reference, tmp_path):
     disturbed(Setting("s3", 2, 1, STEPS, PACE), 100, reference, tmp_path)
+
+
+def test_three_elastic_nodes_that_share_the_model_out(reference, tmp_path):
+    disturbed(Setting("folder", 3, 1, STEPS, PACE, disk=True, parallel="fsdp"), 57, reference, tmp_path)
 
 
 def test_a_world_that_may_not_shrink(reference, tmp_path):

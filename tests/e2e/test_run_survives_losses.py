@@ -88,6 +88,29 @@ def test_survivors_keep_the_state_and_give_it_to_the_replacement(lab, record_pro
     assert [event["resumed_from"] for event in events if event["event"] == "started"] == [None, None]
 
 
+def test_a_sharded_run_loses_a_node_and_reads_no_checkpoint(lab, capsys):
+    rarely = {"every_steps": 100_000, "memory_steps": 10}
+    path = {"path": f"s3://{lab.bucket}/runs"}
+    train = {"steps": 5000, "parallel": "fsdp"}
+    lab.clipctl("submit", str(lab.run_file("sharded", train=train, checkpoint={**path, **rarely})))
+    lab.wait_for_step("sharded", 25)
+    began = time.time()
+    took = lab.recovery_seconds("sharded", lambda: lab.kill_pod(pod_name(lab, "worker-0", "sharded")))
+    lab.kubectl.wait(
+        "the replacement", lambda: any(e["rung"] == "grow" for e in lab.regrouped("sharded", began)), seconds=240
+    )
+    events = lab.events("sharded")
+    lab.clipctl("stop", "sharded")
+    lab.kubectl.wait("the pods to stop", lambda: not lab.live_workers("sharded"))
+
+    with capsys.disabled():
+        print(f"\na sharded run goes on after {took:.1f} s")
+    assert check(lab.events("sharded")) == []
+    lost = next(event for event in lab.regrouped("sharded", began) if event["rung"] == "regroup")
+    assert lost["step"] > 10, "from a snapshot"
+    assert [event["resumed_from"] for event in events if event["event"] == "started"] == [None] * 3
+
+
 def pod_name(lab, which, run="chaos"):
     if which != "rendezvous":
         return f"{run}-1-{which}"

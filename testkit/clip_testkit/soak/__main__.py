@@ -29,7 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, record; returns 1 if a run is not clean."""
     options = _parser().parse_args(arguments)
     setting = Setting(
-        options.storage, options.nodes, options.min_nodes, _steps(options.minutes, options.pace), options.pace, _disk()
+        options.storage,
+        options.nodes,
+        options.min_nodes,
+        _steps(options.minutes, options.pace),
+        options.pace,
+        _disk(),
+        options.parallel,
     )
     with tempfile.TemporaryDirectory(prefix="clip-soak-") as scratch:
         folder = Path(scratch)
@@ -95,8 +101,10 @@ def entry(options: argparse.Namespace, setting: Setting, seed: int, outcome: Out
         goodput=None if verdict.goodput is None else round(verdict.goodput, 4),
         faults=dict(outcome.faults),
         verdict=_word(outcome),
+        parallel=setting.parallel,
         command=f"python -m clip_testkit.soak --seed {seed} --minutes {options.minutes:g} --mtbf {options.mtbf:g} "
         f"--storage {setting.storage} --nodes {setting.nodes} --min-nodes {setting.min_nodes} --pace {setting.pace:g}"
+        + (f" --parallel {setting.parallel}" if setting.parallel != "ddp" else "")
         + (f" --kinds {' '.join(options.kinds)}" if options.kinds else ""),
     )
 
@@ -129,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--mtbf", type=float, default=15.0, help="mean seconds between faults")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--storage", choices=("folder", "s3"), default="folder")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="how ranks share the model")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--min-nodes", type=int, default=1)
     parser.add_argument("--pace", type=float, default=0.05, help="seconds that a step lasts at least")

@@ -19,7 +19,7 @@ from clipctl.contract.failpoint_names import NAMES
 from clipctl.contract.store import ObjectStore
 
 _EVERY_METHOD = ("GET", "HEAD", "PUT", "POST", "DELETE")
-_AREAS = ("checkpoint.", "elastic.", "store.", "train.", "data.")
+_AREAS = ("checkpoint.", "elastic.", "memory.", "store.", "train.", "data.")
 _INTACT = 2
 """So many other checkpoints must be intact before one is damaged."""
 

@@ -35,6 +35,8 @@ class Entry:
         faults: how often each kind happened.
         verdict: "clean", or what was wrong first.
         command: reproduces the plan.
+        version: of this form.
+        parallel: how the ranks shared the model.
     """
 
     date: str
@@ -51,6 +53,7 @@ class Entry:
     verdict: str
     command: str
     version: int = field(default=1)
+    parallel: str = "ddp"
 
     @property
     def injected(self) -> int:
@@ -106,13 +109,26 @@ def page(entries: Sequence[Entry]) -> str:
     )
 
 
-_COLUMNS = ["day", "seed", "storage", "nodes", "minutes", "MTBF (s)", "faults", "steps", "goodput", "verdict"]
+_COLUMNS = [
+    "day",
+    "seed",
+    "parallel",
+    "storage",
+    "nodes",
+    "minutes",
+    "MTBF (s)",
+    "faults",
+    "steps",
+    "goodput",
+    "verdict",
+]
 
 
 def _row(entry: Entry) -> list[str]:
     return [
         entry.date,
         str(entry.seed),
+        entry.parallel,
         entry.storage,
         f"{entry.min_nodes}-{entry.nodes}",
         f"{entry.minutes:g}",

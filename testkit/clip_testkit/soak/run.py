@@ -41,6 +41,7 @@ class Setting:
         steps: of the run.
         pace: seconds that a step lasts at least.
         disk: whether a folder is on a file system of its own that can be full (root).
+        parallel: `train.parallel`.
     """
 
     storage: str = "folder"
@@ -49,6 +50,7 @@ class Setting:
     steps: int = 400
     pace: float = 0.05
     disk: bool = False
+    parallel: str = "ddp"
 
     def kinds(self, wanted: Sequence[str] = ()) -> list[str]:
         """Kinds of faults that can happen here."""
@@ -167,7 +169,7 @@ def _staged(setting: Setting, folder: Path) -> Iterator[Scene]:
         elif setting.disk:
             disk = stack.enter_context(small_disk(folder / "disk", DISK_BYTES))
             path = str(disk.path / "runs")
-        workload = prepare(folder / "run", setting.steps, setting.nodes, path)
+        workload = prepare(folder / "run", setting.steps, setting.nodes, path, setting.parallel)
         group = AgentGroup(
             folder,
             nodes=setting.nodes,

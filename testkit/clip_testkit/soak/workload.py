@@ -15,6 +15,7 @@ from clipctl.contract.store import ObjectStore, open_store
 
 NAME = "soak"
 EVERY_STEPS = 20
+MEMORY_STEPS = 5
 _REFERENCE_SECONDS = 3600.0
 _LEARNING_RATE = 3e-5
 """Low enough that training does not amplify how sums are rounded in groups of other sizes: over 2,000 steps losses
@@ -39,7 +40,7 @@ class Workload:
         return open_store(self.spec.root)
 
 
-def prepare(folder: Path, steps: int, nodes: int, path: str | None = None) -> Workload:
+def prepare(folder: Path, steps: int, nodes: int, path: str | None = None, parallel: str = "ddp") -> Workload:
     """Write data and configuration.
 
     Args:
@@ -47,6 +48,7 @@ def prepare(folder: Path, steps: int, nodes: int, path: str | None = None) -> Wo
         steps: of the run.
         nodes: most agents.
         path: `checkpoint.path`; default: in `folder`.
+        parallel: `train.parallel`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data"
@@ -56,8 +58,19 @@ def prepare(folder: Path, steps: int, nodes: int, path: str | None = None) -> Wo
         folder,
         NAME,
         str(data),
-        train={"steps": steps, "global_batch": 12, "micro_batch": 4, "learning_rate": _LEARNING_RATE},
-        checkpoint={"path": path or str(folder / "runs"), "every_steps": EVERY_STEPS, "keep": 4},
+        train={
+            "steps": steps,
+            "global_batch": 12,
+            "micro_batch": 4,
+            "learning_rate": _LEARNING_RATE,
+            "parallel": parallel,
+        },
+        checkpoint={
+            "path": path or str(folder / "runs"),
+            "every_steps": EVERY_STEPS,
+            "memory_steps": MEMORY_STEPS,
+            "keep": 4,
+        },
         scale={"nodes": {"min": 1, "max": nodes}, "grace_seconds": 30},
         health={"hang_seconds": 10},
     )
