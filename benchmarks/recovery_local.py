@@ -149,10 +149,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="of workers other than rank 0")
     parser.add_argument("--others", type=int, default=5, help="of each other kind; hangs are a third of that")
+    parser.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="how ranks share the model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        workload = prepare(directory / "run", 1_000_000, NODES)
+        workload = prepare(directory / "run", 1_000_000, NODES, parallel=options.parallel)
         environment = {"PET_MAX_RESTARTS": "1000000"}
         with AgentGroup(
             directory, nodes=NODES, worker="clip_trainer.main", config=workload.config, environment=environment
