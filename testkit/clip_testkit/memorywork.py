@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from clip_testkit.rankwork import group_of
 from clip_trainer.checkpoint import optimizer_state
 from clip_trainer.checkpoint.memory_keep import SnapshotKeeper
 from clip_trainer.checkpoint.memory_restore import newest_whole, read_snapshot
-from clip_trainer.checkpoint.memory_shares import MemoryShares, SnapshotId
+from clip_trainer.checkpoint.memory_shares import MemoryShares, ShareId, SnapshotId
 from clip_trainer.checkpoint.restore import Restored
 from clip_trainer.parallel.pieces import local, whole
 from clip_trainer.parallel.strategy import parallel_of
@@ -24,6 +25,8 @@ from clipctl.contract.layout import CheckpointId
 from clipctl.contract.sections import GuardSection
 
 CASE = Case(Setup("clip"))
+FULL = 13
+"""The step at which rank 1's memory is full."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class SmallMemory(MemoryShares):
     def __init__(self, folder: Path, seeming: int | None) -> None:
         super().__init__(folder)
         self._seeming = seeming
+
+    def stage(self, share: ShareId, size: int) -> torch.Tensor:
+        """Fails at the step `FULL` on rank 1, once it has made room for a first share."""
+        if share.snapshot.step == FULL and list(self._folder.glob("*.staged")) and self._folder.name == "memory-1":
+            raise OSError(errno.ENOSPC, "no room")
+        return super().stage(share, size)
 
     @property
     def room(self) -> int:

@@ -92,7 +92,8 @@ def test_a_sharded_run_loses_a_node_and_reads_no_checkpoint(lab, capsys):
     rarely = {"every_steps": 100_000, "memory_steps": 10}
     path = {"path": f"s3://{lab.bucket}/runs"}
     train = {"steps": 5000, "parallel": "fsdp"}
-    lab.clipctl("submit", str(lab.run_file("sharded", train=train, checkpoint={**path, **rarely})))
+    room = {"resources": {"cpu": "500m", "memory": "3Gi", "shm": "256Mi"}}
+    lab.clipctl("submit", str(lab.run_file("sharded", train=train, checkpoint={**path, **rarely}, scale=room)))
     lab.wait_for_step("sharded", 25)
     began = time.time()
     took = lab.recovery_seconds("sharded", lambda: lab.kill_pod(pod_name(lab, "worker-0", "sharded")))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clip_testkit.memorywork import find, keep
+from clip_testkit.memorywork import FULL, find, keep
 from clip_testkit.ranks import run_ranks
 
 
@@ -68,6 +68,18 @@ def test_a_node_alone_keeps_its_shares_for_its_own_processes(tmp_path):
 def test_only_two_snapshots_take_room(tmp_path):
     answers = kept(tmp_path, ["a", "b"], steps=(5, 10, 15, 20))
     assert answers[0].has == [(15, 0), (15, 1), (20, 0), (20, 1)]
+
+
+def test_memory_that_fills_up_later_ends_them_for_all(tmp_path):
+    """The last whole snapshot stays, and nothing else does."""
+    answers = kept(tmp_path, ["a", "b"], steps=(5, FULL, 15))
+    for answer in answers:
+        assert (answer.kept, answer.shortage) == (
+            [True, False, False],
+            "a node's /dev/shm has become too full for them",
+        )
+        assert answer.has == [(5, 0), (5, 1)]
+    assert not [*tmp_path.glob("memory-*/*.staged"), *tmp_path.glob("memory-*/retired-*")]
 
 
 def test_a_node_without_room_is_named_and_nobody_keeps_anything(tmp_path):

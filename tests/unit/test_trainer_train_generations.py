@@ -17,6 +17,7 @@ from clip_trainer.train.generations import train_through_generations
 from clip_trainer.train.group import Group
 from clip_trainer.train.preemption import PreemptionNotice
 from clipctl.contract.errors import TryAgainError
+from clipctl.contract.failpoints import armed
 from clipctl.contract.store import open_store
 
 STEPS = 8
@@ -144,6 +145,16 @@ def test_a_lost_peer_interrupts_a_step_which_is_done_again_from_memory(lab):
     assert lab.runs[0].state.recoveries == {"regroup": 2}
     mine, calm = (trajectory(read_events(lab.store(name))) for name in ("demo", "calm"))
     assert [event["loss"] for event in mine] == [event["loss"] for event in calm], "bit for bit"
+
+
+def test_a_new_group_is_in_the_ledger_even_if_its_first_step_is_its_last(lab, monkeypatch):
+    """The note of the group goes in with the step: a collective in between could lose a peer, and the note with it."""
+    signs = ("Connection closed", "says so")
+    monkeypatch.setattr(generations, "is_peer_loss", lambda error: any(sign in str(error) for sign in signs))
+    with armed("train.recorded=raise@3"):  # right after the first step of the second group
+        lab.train("demo", Alone(), lose_a_peer_at(3))
+    assert lab.faults("demo") == []
+    assert [(event["step"], event["generation"]) for event in lab.events("demo", "regrouped")] == [(3, 2), (4, 3)]
 
 
 def test_a_state_that_broke_in_an_update_comes_from_storage(lab):

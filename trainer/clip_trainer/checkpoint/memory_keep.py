@@ -6,6 +6,7 @@ it costs a copy instead of an upload, so it can be made often. After GEMINI (Wan
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from clipctl.contract.failpoints import failpoint
 
 AT_A_TIME = 2
 """Snapshots that exist at once: the newest whole one, and the one that is being made."""
+_MARGIN = 16 << 20  # bytes, for descriptions and for what else lies there
 Description = dict[str, Any]
 
 
@@ -39,7 +41,7 @@ class SnapshotKeeper:
         self._node = node
         self._keepers: list[int | None] = []
         self.shortage: str | None = None
-        """Why no snapshots are made, if a node has no room for them; known after the first attempt."""
+        """Why no snapshots are made any more, if a node has no room for them; known after an attempt."""
 
     def keep(self, snapshot: SnapshotId, parts: Mapping[str, Tensors], state: Mapping[str, Any]) -> bool:
         """Copy the state as it is now; whether that was possible, on every rank alike. Collective.
@@ -57,7 +59,9 @@ class SnapshotKeeper:
         rank, published = self._group.rank, self._shares.published()
         sizes = {other: total_bytes(plans[other]) for other in kept_by(rank, self._keepers)}
         self._shares.retire(published[-1].snapshot if published else None, sizes.values())
-        buffers = {other: self._shares.stage(ShareId(snapshot, other), size) for other, size in sizes.items()}
+        buffers = self._stage(snapshot, sizes)
+        if buffers is None:
+            return False
         copy = ShareCopy(parts, plans[rank], buffers[rank])
         copy.run()
         copy.finish_before_update()
@@ -75,11 +79,27 @@ class SnapshotKeeper:
         self._keepers = keepers(nodes)
         for node in dict.fromkeys(nodes):
             ranks = [rank for rank, name in enumerate(nodes) if name == node]
-            needed = sum(AT_A_TIME * sizes[other] for rank in ranks for other in kept_by(rank, self._keepers))
+            needed = _MARGIN + sum(AT_A_TIME * sizes[other] for rank in ranks for other in kept_by(rank, self._keepers))
             room = min(told[rank][1] for rank in ranks)  # all see the same memory, one a moment later than the other
             if needed > room:
                 self.shortage = f"node {node} needs {needed >> 20} MiB of /dev/shm for them and has {room >> 20} MiB"
                 return
+
+    def _stage(self, snapshot: SnapshotId, sizes: Mapping[int, int]) -> dict[int, torch.Tensor] | None:
+        """Room for the shares of these ranks; None, on every rank, if one has no more. Collective.
+
+        There was enough when the group met, but others may use that memory too.
+        """
+        buffers: dict[int, torch.Tensor] = {}
+        with contextlib.suppress(OSError):
+            for other, size in sizes.items():
+                buffers[other] = self._shares.stage(ShareId(snapshot, other), size)
+        lacking = torch.tensor([int(len(buffers) < len(sizes))], device=self._group.device)
+        if not self._group.sum(lacking).item():
+            return buffers
+        self._shares.drop_unfinished()
+        self.shortage = "a node's /dev/shm has become too full for them"
+        return None
 
     def _exchange(self, buffers: Mapping[int, torch.Tensor]) -> None:
         """Send this rank's share to its keeper, and receive those it keeps."""

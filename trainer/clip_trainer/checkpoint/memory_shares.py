@@ -60,8 +60,7 @@ class MemoryShares:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in (*folder.glob(f"*{_STAGED}"), *folder.glob(f"{_RETIRED}*")):
-            left_over.unlink()
+        self.drop_unfinished()
 
     @property
     def room(self) -> int:
@@ -120,6 +119,11 @@ class MemoryShares:
                     path.rename(self._folder / f"{_RETIRED}{share.name}")
                 else:
                     path.unlink()
+
+    def drop_unfinished(self) -> None:
+        """Give back the memory of what was staged or retired."""
+        for left_over in (*self._folder.glob(f"*{_STAGED}"), *self._folder.glob(f"{_RETIRED}*")):
+            left_over.unlink()
 
     def _bytes(self, share: ShareId, *, staged: bool = False) -> Path:
         return self._folder / f"{share.name}.bytes{_STAGED if staged else ''}"
