@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from clip_testkit.netns import Network
 from clip_trainer.elastic.beacon import ENV_BEACON, read_beacon
 
 MARKER = "CLIP_TESTKIT_MARKER"
@@ -94,6 +95,7 @@ class AgentGroup:
         workers: workers per agent.
         worker: module a worker runs.
         environment: more variables for agents and workers.
+        network: hosts for them all, agent `i` on host `i` and the coordinator on host `nodes`; default: this machine.
     """
 
     def __init__(
@@ -106,11 +108,15 @@ class AgentGroup:
         worker: str = "clip_testkit.elastic_probe",
         config: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.directory = directory
         self.marker = uuid.uuid4().hex
         self.agents: dict[int, subprocess.Popen[bytes]] = {}
         self.coordinator: subprocess.Popen[bytes] | None = None
+        self._network = network
+        self._coordinator_host = nodes
+        self._address = network.address(nodes) if network else "127.0.0.1"
         self._port = free_port()
         self._worker = worker
         self._config = config or self._write_config()
@@ -118,10 +124,10 @@ class AgentGroup:
             **os.environ,
             "PET_NNODES": f"{minimum}:{nodes}",
             "PET_NPROC_PER_NODE": str(workers),
-            "PET_RDZV_ENDPOINT": f"127.0.0.1:{self._port}",
+            "PET_RDZV_ENDPOINT": f"{self._address}:{self._port}",
             "PET_RDZV_ID": f"test-{self.marker[:8]}",
             "PET_MAX_RESTARTS": "3",
-            "GLOO_SOCKET_IFNAME": "lo",
+            "GLOO_SOCKET_IFNAME": network.device() if network else "lo",
             "OMP_NUM_THREADS": "1",
             "PROBE_DIR": str(directory),
             "CLIPCTL_PARENT_PID": str(os.getpid()),
@@ -143,15 +149,15 @@ class AgentGroup:
 
     def start_coordinator(self) -> None:
         """Start the coordinator (again), at the same address."""
-        self.coordinator = self._start(
-            "coordinator", "clip_trainer.coordinator", "--host", "127.0.0.1", "--port", str(self._port)
-        )
+        address = ("--host", self._address, "--port", str(self._port))
+        self.coordinator = self._start("coordinator", self._coordinator_host, "clip_trainer.coordinator", *address)
 
     def start_agent(self, index: int = 0, **environment: str) -> None:
         """Start agent `index` (again), perhaps with more variables."""
         termination = str(self.directory / f"termination-{index}.json")
         self.agents[index] = self._start(
             f"agent-{index}",
+            index,
             "clip_trainer.launch",
             str(self._config),
             "--worker",
@@ -203,10 +209,11 @@ class AgentGroup:
         """Living processes of this group, by pid."""
         return processes_with(MARKER, self.marker)
 
-    def _start(self, name: str, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, host: int, module: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module, *arguments]
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                self._network.command(host, command) if self._network else command,
                 env={**self._environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

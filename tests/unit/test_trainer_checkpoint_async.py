@@ -159,7 +159,7 @@ class TestOutcomes:
         checkpointer.wait()
         (failed,) = checkpointer.poll()
         assert isinstance(failed, SaveFailed)
-        assert failed.step == 5
+        assert failed.checkpoint == CheckpointId(5, 1)
         assert isinstance(failed.error, UnavailableError)
         assert failed.error.problem.startswith("checkpoint step-00000005.inc-000001 was not stored: storage is gone")
         assert checkpointer.last is None

@@ -133,7 +133,7 @@ def test_every_failpoint_is_reached_and_survived(name):
             outcomes = finished(checkpointer, 15)
         except Exception as error:  # the first one is on the thread that trains
             assert name == "checkpoint.begin"
-            outcomes = [SaveFailed(15, error)]
+            outcomes = [SaveFailed(CheckpointId(15, 1), error)]
     assert fired == [name]
     newest = check_newest(store, 10, 15)
     assert (newest.step == 15) == isinstance(outcomes[0], Saved)

@@ -486,6 +486,32 @@ def test_a_new_coordinator_waits_for_the_rest_of_the_list_before_it_misses_anybo
     assert room.last(first, "formed")["members"] == ["a/0#0"]
 
 
+def test_a_coordinator_that_was_out_of_reach_disturbs_nobody():
+    """It missed all of them; they had each other all the time."""
+    room = Room(reconnect=5.0)
+    names = ["a/0#0", "b/0#0", "c/0#0"]
+    for connection in room.form(*names):
+        room.cut(connection)
+    again = [room.join(name, 1, names) for name in names]
+    room.sleep(60, again)
+    assert all(room.last(connection, "changed") is None for connection in again)
+    newcomer = room.join("d/0#0")
+    room.say(newcomer, "wait", generation=0)
+    assert [room.last(connection, "changed")["broken"] for connection in again] == [False] * 3
+
+
+def test_a_coordinator_that_was_out_of_reach_misses_whoever_does_not_come_back():
+    room = Room(reconnect=5.0)
+    names = ["a/0#0", "b/0#0"]
+    for connection in room.form(*names):
+        room.cut(connection)
+    first = room.join("a/0#0", 1, names)
+    room.sleep(4, [first])
+    assert room.last(first, "changed") is None
+    room.sleep(1, [first])
+    assert room.last(first, "changed") == {"type": "changed", "generation": 1, "broken": True}
+
+
 def test_a_new_coordinator_awaits_the_unseen_before_it_forms():
     room = Room(reconnect=5.0)
     names = ["a/0#0", "b/0#0"]

@@ -116,6 +116,16 @@ class TestMemory:
         assert keys == ["events/inc-000001/000000.jsonl", "events/inc-000002/000000.jsonl"]
         assert [event["incarnation"] for event in read_events(store)] == [1, 2]
 
+    def test_a_log_that_is_closed_stores_what_it_had_and_then_only_remembers(self, store, clock):
+        log = opened(store, 1, clock)
+        log.write("step", step=1)
+        log.close()
+        log.write("step", step=2)
+        log.announce("regrouped", "hello")
+        assert not log.writes
+        assert [(event["event"], event["step"]) for event in read_events(store)] == [("step", 1)]
+        assert log.remembered(0) == [{"step": 1}, {"step": 2}]
+
     def test_what_is_written_during_a_flush_is_not_lost(self, store, clock):
         log = opened(store, 1, clock)
         write = store.write

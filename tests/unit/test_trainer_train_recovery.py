@@ -40,7 +40,7 @@ def recover(recovery, clock, run, *, lost, origin, before=("a", "b"), after=("a"
         clock.advance(seconds)
         recovery.phase(phase)
         if phase == "form":
-            recovery.entered(after)
+            recovery.entered(after, 2)
     recovery.share(run.group, origin)
     clock.advance(2.0)
     recovery.stepped(run, 2)
@@ -81,10 +81,10 @@ def test_the_rung_follows_from_what_was_lost_and_where_the_state_came_from(clock
 
 def test_a_newcomer_counts_what_the_others_have_measured(clock, run):
     """It may be the next rank 0, whose counts are those of the run."""
-    told = {"rung": "grow", "seconds": 0.5, "phases": {"form": 0.25}, "joined": ["c"], "lost": []}
+    told = {"rung": "grow", "last": 1, "seconds": 0.5, "phases": {"form": 0.25}, "joined": ["c"], "lost": []}
     run.group.gather_json = lambda own: [{**told, "seconds": 0.25}, own, told]
     newcomer = Recovery(clock)
-    newcomer.entered(("a", "b", "c"))
+    newcomer.entered(("a", "b", "c"), 2)
     newcomer.share(run.group, PEER)
     clock.advance(0.25)
     newcomer.stepped(run, 2)
@@ -96,9 +96,24 @@ def test_a_newcomer_counts_what_the_others_have_measured(clock, run):
     assert run.metrics.registry.get_sample_value("clip_train_recoveries_total", {"rung": "grow"}) is None
 
 
+def test_whoever_was_cut_off_counts_what_the_others_have_measured(clock, run):
+    """Its own absence is not the group's, which has trained meanwhile."""
+    told = {"rung": "grow", "last": 2, "seconds": 0.5, "phases": {"form": 0.25}, "joined": ["c"], "lost": []}
+    run.group.gather_json = lambda own: [told, own]
+    recovery = Recovery(clock)
+    recovery.entered(("a", "b", "c"), 1)
+    recovery.begin(lost=True)
+    clock.advance(100.0)
+    recovery.phase("form")
+    recovery.entered(("a", "b", "c"), 3)
+    recovery.share(run.group, PEER)
+    recovery.stepped(run, 3)
+    assert (run.state.recoveries, run.state.lost_seconds) == ({"grow": 1}, {"grow": 0.5})
+
+
 def test_the_first_group_of_a_process_is_no_recovery(clock, run):
     recovery = Recovery(clock)
-    recovery.entered(("a",))
+    recovery.entered(("a",), 1)
     recovery.phase("form")
     recovery.share(run.group, STORAGE)
     recovery.stepped(run, 1)
@@ -122,11 +137,11 @@ def test_a_group_that_breaks_before_its_first_step_is_part_of_the_same_recovery(
     recovery.begin(lost=False)
     clock.advance(1.0)
     recovery.phase("form")
-    recovery.entered(("a", "b"))
+    recovery.entered(("a", "b"), 2)
     recovery.begin(lost=True)
     clock.advance(1.0)
     recovery.phase("form")
-    recovery.entered(("a",))
+    recovery.entered(("a",), 3)
     recovery.share(run.group, OWN)
     recovery.stepped(run, 3)
     run.events.flush()

@@ -27,7 +27,7 @@ def test_the_step_that_only_others_had_done_is_copied(tmp_path):
     run = SimpleNamespace(events=log, group=group, incarnation=1, checkpointer=SimpleNamespace(identity=identity))
 
     log.remember([fields(1), fields(2)])  # as a peer gave it
-    synchronise._go_on(run, [1, 1], written=1)
+    synchronise._go_on(run, 1, written=1)
     log.write("step", **fields(3))
     log.flush()
 

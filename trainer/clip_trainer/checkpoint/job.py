@@ -102,4 +102,4 @@ class SaveJob:
     def _fail(self, error: ClipError) -> None:
         who = f"rank {self.rank}: " if self.record.world_size > 1 else ""
         problem = f"checkpoint {self.record.id} was not stored: {who}{error.problem}"
-        self.report(SaveFailed(self.record.step, error_from_code(problem, error.hint, error.code)))
+        self.report(SaveFailed(self.record.id, error_from_code(problem, error.hint, error.code)))

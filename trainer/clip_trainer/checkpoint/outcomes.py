@@ -28,7 +28,7 @@ class Saved:
 class SaveFailed:
     """A checkpoint was not committed; earlier ones are untouched."""
 
-    step: int
+    checkpoint: CheckpointId
     error: ClipError
 
 

@@ -161,7 +161,7 @@ class RunMembers:
     def _return(self, member: Member, generation: int, names: tuple[str, ...], now: float) -> None:
         """A member that is or was in a generation has connected again, perhaps to a new coordinator."""
         member.was_in = generation
-        if generation > self.generation:
+        if generation > self.generation or self._was_cut_off(member, generation, names):
             self._adopt(member, generation, names, now)
         if generation == self.generation and names == self.roster:
             member.stage = Stage.INSIDE
@@ -169,8 +169,16 @@ class RunMembers:
         self._broken = self._broken or member.name in self.roster
         self._send(member.connection, {"type": "changed", "generation": generation, "broken": True})
 
+    def _was_cut_off(self, member: Member, generation: int, names: tuple[str, ...]) -> bool:
+        """Whether all of the running generation were missed together: it was the coordinator that was out of reach."""
+        others = [name for name in names if name != member.name]
+        return (generation, names) == (self.generation, self.roster) and not any(n in self.members for n in others)
+
     def _adopt(self, member: Member, generation: int, names: tuple[str, ...], now: float) -> None:
-        """Learn of a generation that an earlier coordinator formed. Its last words may have been about one more."""
+        """Learn of a generation that an earlier coordinator formed, or this one before nobody could reach it.
+
+        The last words before may have been about one more.
+        """
         self.generation, self._floor, self.roster = generation, generation + 1, names
         self._broken, self._forming, self._patience_since = False, None, None
         self._unseen = {name: now + self._timing.reconnect for name in names if name not in self.members}

@@ -56,6 +56,13 @@ class EventLog:
             self._incarnation, self._sequence = incarnation, 0
             self._pending.clear()
 
+    def close(self) -> None:
+        """Store what is pending and no events from now on: another rank keeps the ledger."""
+        self.try_flush()
+        with self._storing:
+            self._incarnation = None
+            self._pending.clear()
+
     def write(self, event: str, **fields: Any) -> None:
         """Add one event; it is stored with the next segment. Other ranks only remember steps."""
         if event == "step":

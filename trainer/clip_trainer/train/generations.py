@@ -93,7 +93,7 @@ class Life:
     def _one_generation(self, generation: Generation) -> bool:
         """Train in a generation; False if it ended before the run did."""
         lost_before = set(self._recovery.members) - set(generation.members)
-        self._recovery.entered(generation.members)
+        self._recovery.entered(generation.members, generation.number)
         try:
             self._group.become(generation.rank, generation.world)
             process_group.enter(generation, self._group.device, COLLECTIVE_TIMEOUT)
@@ -122,7 +122,7 @@ class Life:
         run = self._run or self._build()
         if peers_left:
             run.checkpointer.abandon()  # a share of it may never come
-        origin = synchronise(run)
+        origin = synchronise(run, generation.number)
         failpoint("train.synchronised")
         self._recovery.phase("synchronise")
         self._recovery.share(run.group, origin)

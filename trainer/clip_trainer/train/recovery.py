@@ -29,6 +29,8 @@ class Recovery:
 
     clock: Callable[[], float] = time.monotonic
     members: tuple[str, ...] = ()
+    _number: int = 0
+    _last: int = 0
     _before: tuple[str, ...] = ()
     _began: float | None = None
     _marked: float = 0.0
@@ -51,22 +53,26 @@ class Recovery:
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._marked
             self._marked = now
 
-    def entered(self, members: Sequence[str]) -> None:
+    def entered(self, members: Sequence[str], number: int) -> None:
         """A generation with these members was formed."""
         self.members = tuple(members)
+        self._last, self._number = self._number, number
         self._told = None
 
     def share(self, group: Group, origin: str) -> None:
         """All ranks learn what the change has cost so far: before the first step, which may be the last. Collective.
 
-        Newcomers have measured nothing; they count what the slowest of the others has, because they may be rank 0 next.
+        Newcomers have measured nothing, those who were cut off their own absence. Both count what the slowest of the
+        others has, because they may be rank 0 next.
 
         Args:
             group: the new one.
             origin: where this rank's state came from.
         """
         told = [one for one in group.gather_json(self._measured(origin)) if one is not None]
-        self._told = max(told, key=lambda one: float(one["seconds"]), default=None)  # nothing if the run has just begun
+        last = max((one["last"] for one in told), default=0)
+        stayed = [one for one in told if one["last"] == last]
+        self._told = max(stayed, key=lambda one: float(one["seconds"]), default=None)  # None: the run has just begun
         self._shared = self.clock()
 
     def stepped(self, run: Run, generation: int) -> None:
@@ -103,6 +109,7 @@ class Recovery:
         joined = [member for member in self.members if member not in self._before]
         return {
             "rung": _rung(origin, lost=self._lost, joined=bool(joined)),
+            "last": self._last,
             "seconds": self._marked - self._began,
             "phases": {name: round(seconds, 4) for name, seconds in self._seconds.items()},
             "joined": joined,

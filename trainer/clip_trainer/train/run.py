@@ -41,6 +41,7 @@ class Run:
         node: name of this process's node.
         memory: where it leaves copies of a sharded state for its successors; None if it makes none.
         incarnation: number of the worker group that may write to storage; 0 before there is one.
+        generation: number of the last generation that this process has agreed on a state in; 0 before the first.
         whole: the state is that after `state.step`. False before there is a state, and after a broken update.
         touched: this process has trained, so its weights are no longer those that the run begins with.
     """
@@ -64,6 +65,7 @@ class Run:
     node: str = "node"
     memory: MemoryShares | None = None
     incarnation: int = 0
+    generation: int = 0
     whole: bool = False
     touched: bool = False
 

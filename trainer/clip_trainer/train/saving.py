@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from clip_trainer.checkpoint.incarnation import check_fence
 from clip_trainer.checkpoint.save import Saved
 from clip_trainer.elastic.beacon import current as beacon
 from clip_trainer.elastic.progress import report_progress
@@ -98,11 +99,13 @@ class Saving:
 
         Raises:
             CannotCreateError: it could not be stored.
+            TryAgainError: others own the run by now; results and export are theirs to write.
         """
         run = self._run
         wanted = CheckpointId(run.state.step, run.incarnation)
 
         def is_missing() -> bool:
+            check_fence(run.store, run.incarnation)
             return wanted.step > max((found.step for found in list_checkpoints(run.store)), default=-1)
 
         if run.group.on_first(is_missing):
@@ -135,10 +138,12 @@ class Saving:
         for outcome in self._run.checkpointer.poll():
             if isinstance(outcome, Saved):
                 self._record(outcome)
+            elif outcome.checkpoint.incarnation != self._run.incarnation:
+                continue  # others have taken over meanwhile, and this process has joined them
             elif not isinstance(outcome.error, STORAGE_FAILURES):
                 raise outcome.error
             elif self._run.group.is_first:
-                self._count_failure(str(outcome.error), outcome.step)
+                self._count_failure(str(outcome.error), outcome.checkpoint.step)
             else:
                 print(redact(f"rank {self._run.group.rank}: {outcome.error}"), file=sys.stderr, flush=True)
                 self._share_failed = True

@@ -2,7 +2,8 @@
 
 Whoever has done the most steps has the newest state; all who are behind get it from the lowest such rank: newcomers,
 survivors whose last step the loss of a peer interrupted, and those whose state broke in the middle of an update. Only
-if nobody has a state does it come from what dead processes left in their nodes' memory, or from storage.
+if nobody has a state, or all who have one were cut off while others trained on, does it come from what dead processes
+left in their nodes' memory, or from storage.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from clip_trainer.checkpoint.adopting import adopt_run
 from clip_trainer.checkpoint.exchange import broadcast_state
-from clip_trainer.checkpoint.incarnation import allocate
+from clip_trainer.checkpoint.incarnation import allocate, newest_incarnation
 from clip_trainer.parallel.pieces import is_sharded
 from clip_trainer.train import takeover
 from clip_trainer.train.memory_message import become, message_of
@@ -21,6 +22,7 @@ from clip_trainer.train.openclip_state import adopt
 from clip_trainer.train.peer_memory import go_on_from_memory
 from clip_trainer.train.run import Run
 from clip_trainer.train.state import TrainState
+from clipctl.contract.commits import list_checkpoints
 from clipctl.contract.errors import TryAgainError
 from clipctl.contract.failpoints import failpoint
 from clipctl.contract.resume_source import ResumeRun, parse_resume_source
@@ -36,8 +38,12 @@ OWN = "own"
 _SAVE_SECONDS = 30.0
 
 
-def synchronise(run: Run) -> str:
+def synchronise(run: Run, generation: int = 1) -> str:
     """Bring every rank to the newest state there is. Collective.
+
+    Args:
+        run: as this process has it.
+        generation: number of the one that these ranks are.
 
     Returns:
         Where this rank's state came from: `STORAGE`, `MEMORY`, `PEER` or `OWN`.
@@ -45,9 +51,12 @@ def synchronise(run: Run) -> str:
     Raises:
         ClipError: there is no state that can be used.
     """
-    reports = run.group.gather_json({"step": run.state.step if run.whole else -1, "incarnation": run.incarnation})
+    step = run.state.step if run.whole else -1
+    reports = run.group.gather_json({"step": step, "incarnation": run.incarnation, "generation": run.generation})
     newest = max(report["step"] for report in reports)
-    if newest < 0:
+    incarnation = max(report["incarnation"] for report in reports)
+    rival = None if newest < 0 else _rival(run, generation - max(one["generation"] for one in reports), incarnation)
+    if newest < (0 if rival is None else rival):
         run.group.on_each(lambda: run.checkpointer.wait(_SAVE_SECONDS))  # it may be what we go back to
         run.checkpointer.abandon()  # if it still goes on, it must not meet the fence of the next incarnation
         _incarnate(run)
@@ -62,9 +71,29 @@ def synchronise(run: Run) -> str:
         if behind:
             _from_peer(run, source, mine)
         origin = OWN if mine else PEER
-        _go_on(run, [report["incarnation"] for report in reports], written)
-    run.whole, run.step.torn = True, False
+        _go_on(run, incarnation, written, overtaken=rival is not None)
+    run.whole, run.step.torn, run.generation = True, False, generation
     return origin
+
+
+def _rival(run: Run, generations: int, incarnation: int) -> int | None:
+    """The newest step that a group without any of these ranks has committed, -1 if none. Collective.
+
+    None if there was no such group. Storage is not asked if this generation follows on the last one of ours.
+
+    Args:
+        run: as this process has it.
+        generations: how many have been numbered since the last one of ours, with this one.
+        incarnation: the newest that one of us knows.
+    """
+
+    def ask() -> int | None:
+        if newest_incarnation(run.store) <= incarnation:
+            return None
+        theirs = [checkpoint.step for checkpoint in list_checkpoints(run.store) if checkpoint.incarnation > incarnation]
+        return max(theirs, default=-1)
+
+    return run.group.on_first(ask) if generations > 1 else None
 
 
 def _incarnate(run: Run) -> None:
@@ -80,6 +109,11 @@ def _incarnate(run: Run) -> None:
 
 
 def _become(run: Run, incarnation: int) -> None:
+    """Belong to an incarnation. Whoever was cut off as rank 0 of an older one writes and commits for it no more."""
+    if run.incarnation not in (0, incarnation):
+        run.checkpointer.abandon()
+    if not run.group.is_first:
+        run.events.close()
     run.incarnation = incarnation
     run.checkpointer.identity = replace(run.checkpointer.identity, incarnation=incarnation)
 
@@ -129,10 +163,9 @@ def _from_peer(run: Run, source: int, mine: bool) -> None:
         become(run, message, tensors)
 
 
-def _go_on(run: Run, incarnations: list[int], written: int) -> None:
-    """Keep the incarnation if its rank 0 is still rank 0; else rank 0 takes over storage as a new one."""
-    newest = max(incarnations)
-    if run.group.broadcast_json(run.events.writes and run.incarnation == newest):
+def _go_on(run: Run, newest: int, written: int, *, overtaken: bool = False) -> None:
+    """Keep the incarnation `newest` if its rank 0 is still rank 0; else rank 0 takes over storage as a new one."""
+    if run.group.broadcast_json(run.events.writes and run.incarnation == newest and not overtaken):
         _become(run, newest)
         takeover.copy_steps(run, written)  # a step that only others had done when the group broke
         return
