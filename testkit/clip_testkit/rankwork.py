@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from clip_trainer.checkpoint.restore import restore
 from clip_trainer.checkpoint.retention import Retention
 from clip_trainer.checkpoint.save import Checkpointer, Identity
 from clip_trainer.checkpoint.tensors import OPTIMIZER, WEIGHTS, Tensors
+from clip_trainer.elastic.process_group import set_timeout
 from clip_trainer.model import ClipModel, create_model
 from clip_trainer.model.config import ClipConfig
 from clip_trainer.train.group import Group
+from clip_trainer.train.peer_loss import is_peer_loss
 from clipctl.contract.errors import CannotCreateError, ClipError, SpecError
 from clipctl.contract.retention import KeepPolicy
 from clipctl.contract.store import ObjectStore, open_store
@@ -77,6 +81,18 @@ def patient_on_first(rank: int, world: int) -> list[Any]:
 
     Group.broadcast_json = counted  # type: ignore[assignment, method-assign]
     return [group_of(rank, world).on_first(lambda: enough.wait(30.0)), announced[0] >= 3]
+
+
+def waiting_for_a_late_rank(rank: int, world: int, seconds: list[float], late: float) -> str:
+    """What becomes of a collective for which rank 1 comes late, after timeouts were set one after the other."""
+    for timeout in seconds:
+        set_timeout(torch.device("cpu"), timedelta(seconds=timeout))
+    if rank == 1:
+        time.sleep(late)
+    try:
+        return f"sum {int(group_of(rank, world).sum(torch.ones(1)).item())}"
+    except RuntimeError as error:
+        return "lost a peer" if is_peer_loss(error) else str(error)
 
 
 def summed_gradients(rank: int, world: int, bucket: int) -> list[list[float]]:

@@ -37,6 +37,11 @@ def test_the_others_are_told_while_rank_0_works_on(tmp_path):
     assert run_ranks(2, tmp_path, rankwork.patient_on_first, 2) == [[True, True]] * 2
 
 
+@pytest.mark.parametrize(("timeouts", "outcome"), [([0.2], "lost a peer"), ([0.2, 60.0], "sum 2")])
+def test_a_late_rank_is_waited_for_as_long_as_was_set_last(timeouts, outcome, tmp_path):
+    assert run_ranks(2, tmp_path, rankwork.waiting_for_a_late_rank, 2, timeouts, 1.0)[0] == outcome
+
+
 @pytest.mark.parametrize("bucket", [1, 4, 1000])
 def test_gradients_are_summed_whatever_the_bucket(bucket, tmp_path):
     answers = run_ranks(2, tmp_path, rankwork.summed_gradients, 2, bucket)

@@ -21,6 +21,10 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from clip_trainer.elastic.group_sockets import Connection, connections, cut, listening_port, open_sockets
 from clip_trainer.elastic.membership import Generation, PeerLostError
 
+TRAINING_TIMEOUT = timedelta(minutes=11)
+"""Longest wait for a peer while training: longer than a batch may be late (10 minutes, see `watchdog`). Who dies closes
+its connections, who vanishes is missed by the coordinator, who hangs is killed by its launcher; all of that ends a wait
+at once. What is left for the timeout are ranks that wait for each other in different collectives."""
 COLLECTIVE_TIMEOUT = timedelta(seconds=30)
 JOIN_TIMEOUT = timedelta(seconds=15)
 """Longest wait for peers that are in the generation's list but do not come."""
@@ -97,7 +101,7 @@ def enter(
             backend, store=shared, rank=generation.rank, world_size=generation.world, timeout=join_timeout
         )
         found = _group_connections(shared, generation, before) if backend == "gloo" else []
-        dist.distributed_c10d._get_default_group()._get_backend(device)._set_default_timeout(timeout)
+        set_timeout(device, timeout)
     except (RuntimeError, ValueError, OSError) as error:
         leave_group()
         peers = generation.world - 1
@@ -110,6 +114,12 @@ def enter(
     if too_late:
         leave_group()
         raise PeerLostError(f"A peer of rank {generation.rank} was lost while the group formed.")
+
+
+def set_timeout(device: torch.device, timeout: timedelta) -> None:
+    """Let collectives of the present group take so long from now on; nothing for a process alone."""
+    if dist.is_initialized():
+        dist.distributed_c10d._get_default_group()._get_backend(device)._set_default_timeout(timeout)
 
 
 def leave_group() -> None:

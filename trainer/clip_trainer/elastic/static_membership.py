@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from clip_trainer.elastic.membership import Generation
 from clipctl.contract.errors import SpecError, TryAgainError
+
+STORE_SECONDS = 300.0
+"""Longest wait for rank 0, as torchrun's."""
+_CONNECT_SECONDS = 5.0
+_PAUSE_SECONDS = 0.2
 
 
 class StaticMembership:
@@ -14,16 +22,16 @@ class StaticMembership:
     Args:
         generation: that one.
         local_rank: the number of this process on its node.
-        host_store: opens the process group's store on `generation.port`, if this process has to; what it returns is
+        reach_store: opens the process group's store, or waits until whoever has to has opened it; what it returns is
             kept as long as the membership.
     """
 
     def __init__(
-        self, generation: Generation, local_rank: int = 0, host_store: Callable[[int], object] | None = None
+        self, generation: Generation, local_rank: int = 0, reach_store: Callable[[Generation], object] | None = None
     ) -> None:
         self._generation = generation
         self._local_rank = local_rank
-        self._host_store = host_store
+        self._reach_store = reach_store
         self._store: object | None = None
         self._entered = False
 
@@ -47,7 +55,7 @@ class StaticMembership:
             raise SpecError("WORLD_SIZE asks for several processes, but MASTER_ADDR and MASTER_PORT are not both set.")
         # torchrun may host the store itself; its workers then are all clients.
         hosts = rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        return cls(Generation(1, rank, world, members, host, port), local_rank, _open_store if hosts else None)
+        return cls(Generation(1, rank, world, members, host, port), local_rank, _open_store if hosts else await_store)
 
     @property
     def running(self) -> bool:
@@ -63,15 +71,15 @@ class StaticMembership:
         """The one generation.
 
         Raises:
-            TryAgainError: asked again; a peer was lost.
+            TryAgainError: asked again, because a peer was lost; or the store does not listen.
         """
         if self._entered:
             raise TryAgainError(
                 "A peer was lost, and this group cannot form again.", hint="Run the same command again."
             )
         self._entered = True
-        if self._host_store is not None:
-            self._store = self._host_store(self._generation.port)
+        if self._reach_store is not None:
+            self._store = self._reach_store(self._generation)
         return self._generation
 
     def changed(self) -> bool:
@@ -85,10 +93,33 @@ class StaticMembership:
         """See `Membership.close`: the exit code of this process says it."""
 
 
-def _open_store(port: int) -> object:
+def _open_store(generation: Generation) -> object:
     from clip_trainer.elastic.process_group import open_store
 
-    return open_store(port)[0]
+    return open_store(generation.port)[0]
+
+
+def await_store(
+    generation: Generation,
+    connect: Callable[[tuple[str, int], float], AbstractContextManager[object]] = socket.create_connection,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until the store listens: ranks of a fixed group start in any order, and rank 0 may be slow.
+
+    Raises:
+        TryAgainError: it does not within 5 minutes.
+    """
+    deadline = clock() + STORE_SECONDS
+    while True:
+        try:
+            with connect((generation.host, generation.port), _CONNECT_SECONDS):
+                return
+        except OSError as error:
+            if clock() > deadline:
+                where = f"{generation.host}:{generation.port}"
+                raise TryAgainError(f"Rank 0 did not open the process group's store at {where}: {error}.") from error
+        pause(_PAUSE_SECONDS)
 
 
 def _whole(environ: Mapping[str, str], name: str, default: str) -> int:

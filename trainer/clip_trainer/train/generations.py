@@ -126,6 +126,7 @@ class Life:
         failpoint("train.synchronised")
         self._recovery.phase("synchronise")
         self._recovery.share(run.group, origin)
+        process_group.set_timeout(self._group.device, process_group.TRAINING_TIMEOUT)
         stepped = partial(self._recovery.stepped, run, generation.number)
         train(run, self._notice, self._open_logs(run), self._membership.changed, stepped)
         process_group.leave_group()

@@ -22,8 +22,8 @@ from clip_trainer.elastic.beacon import current as beacon
 from clipctl.contract.errors import ClipError, error_from_code
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=15)
-"""Longest wait for a peer in one collective. A peer that dies closes its connections, which ends the wait at once; only
-a machine that vanishes, or a peer that hangs, costs this long."""
+"""Longest wait for a peer in one collective until the ranks have agreed on the state. A peer that dies closes its
+connections, which ends the wait at once. See `process_group.TRAINING_TIMEOUT` for later."""
 _KEEP_ALIVE_SECONDS = 5.0
 _STILL_AT_IT = {"still": "at it"}
 _EXCHANGED_AT_ONCE = 32 << 20  # bytes: bounds the copy on the device
