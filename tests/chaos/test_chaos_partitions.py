@@ -21,7 +21,7 @@ from clipctl.contract import layout
 from clipctl.contract.commits import list_checkpoints
 from clipctl.contract.failpoints import ENV, ENV_DIRECTORY
 
-STEPS = 80
+STEPS = 120
 STEP_SECONDS = 0.15
 STEADY = 2
 """A generation that has done so many steps is one that trains."""

@@ -65,7 +65,8 @@ class PeerMemory:
             report_progress(run.state.step)
             run.metrics[metric_names.TRAIN_SNAPSHOT_STALL].observe(time.monotonic() - started)
         else:
-            message = f"the state is not copied to the memory of nodes: {self._keeper.shortage}"
+            why = f"{self._keeper.shortage} (scale.resources.shm)"
+            message = f"the state is not copied to the memory of nodes, a loss is made good from storage: {why}"
             run.events.tell("no_snapshots", message, step=run.state.step)
         return kept
 
