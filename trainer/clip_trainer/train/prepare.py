@@ -50,9 +50,8 @@ def prepare(config: RunConfig, group: Group) -> Run:
     Raises:
         ClipError: something in run.yaml does not fit, or storage, data or weights cannot be had.
     """
-    # torch imports this, and sympy with it, in the first backward pass: seconds for which the whole group would wait.
-    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     spec = config.spec
+    _import_early(spec)
     store = open_store(spec.root)
     dataset = share_training_data(spec, group)
     failpoint("train.data_opened")
@@ -82,6 +81,18 @@ def prepare(config: RunConfig, group: Group) -> Run:
         node=os.environ.get(ENV_NODE) or socket.gethostname(),
         memory=_memory(spec),
     )
+
+
+def _import_early(spec: RunSpec) -> None:
+    """Import now what takes seconds, for which the whole group would have to wait later.
+
+    torch imports the first, and sympy with it, in the first backward pass; a process that is still alone would import
+    FSDP when it joins, and `torch._dynamo` with the first DTensor.
+    """
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
+    if spec.train.parallel == "fsdp":
+        importlib.import_module("clip_trainer.parallel.sharded")
+        importlib.import_module("torch._dynamo")
 
 
 def rebuild(run: Run) -> None:
