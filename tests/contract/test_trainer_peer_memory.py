@@ -43,7 +43,8 @@ def folder(tmp_path_factory):
 
 
 def scene_of(folder, workload):
-    agents = AgentGroup(folder, nodes=2, worker="clip_trainer.main", config=workload.config)
+    together = {"PET_RDZV_CONF": "last_call_timeout=60"}  # so that the first group has both, however late one is
+    agents = AgentGroup(folder, nodes=2, worker="clip_trainer.main", config=workload.config, environment=together)
     scene = Scene(agents, workload, folder, PACE)
     agents.start_coordinator()
     for index in (0, 1):
