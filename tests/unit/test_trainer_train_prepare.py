@@ -7,13 +7,17 @@ import pytest
 from clip_trainer.train import prepare as module
 
 
-def test_what_torch_imports_in_its_first_backward_pass_is_imported_before_the_group_forms(monkeypatch):
+@pytest.mark.parametrize(
+    ("parallel", "more"), [("ddp", []), ("fsdp", ["clip_trainer.parallel.sharded", "torch._dynamo"])]
+)
+def test_what_torch_imports_late_is_imported_before_the_group_forms(parallel, more, monkeypatch):
     def stop(root):
         raise RuntimeError(root)
 
     imported = []
     monkeypatch.setattr(module, "open_store", stop)
     monkeypatch.setattr(module, "importlib", SimpleNamespace(import_module=imported.append))
+    spec = SimpleNamespace(root="root", train=SimpleNamespace(parallel=parallel))
     with pytest.raises(RuntimeError, match="root"):
-        module.prepare(SimpleNamespace(spec=SimpleNamespace(root="root")), None)
-    assert imported == ["torch.fx.experimental.symbolic_shapes"]
+        module.prepare(SimpleNamespace(spec=spec), None)
+    assert imported == ["torch.fx.experimental.symbolic_shapes", *more]
