@@ -179,11 +179,6 @@ class AgentGroup:
         events = [json.loads(line) for line in lines]
         return [line for line in events if event in (None, line["event"])]
 
-    def worker_pid(self, rank: int) -> int:
-        """Pid of the worker that most recently entered a generation as `rank`."""
-        entered = [line for line in self.ledger() if line["event"] in ("start", "enter") and line["rank"] == rank]
-        return int(entered[-1]["pid"])
-
     def wait_step(self, step: int, *, world: int | None = None, seconds: float = 120.0) -> dict[str, Any]:
         """The first event of a step `>= step` (in a world of that size)."""
 

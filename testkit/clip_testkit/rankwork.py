@@ -182,7 +182,7 @@ def exchanged_state(rank: int, world: int, source: int) -> list[bool]:
     group, wanted = group_of(rank, world), state_at(5)
     mine = state_at(5) if rank == source else None
     fresh = exchange.broadcast_state(group, source, mine)
-    exchange._MESSAGE_BYTES = 64
+    exchange.MESSAGE_BYTES = 64
     pieces = exchange.broadcast_state(group, source, mine)
     there = state_at(5 if rank == source else 6)
     turned = {"table": (torch.arange(12.0).reshape(3, 4) * (rank == source)).T}

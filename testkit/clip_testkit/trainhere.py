@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from clip_trainer.config import load_config
+from clip_trainer.elastic.membership import Generation
 from clip_trainer.log.experiment import ExperimentLogs
 from clip_trainer.train import loop
+from clip_trainer.train.generations import train_through_generations
 from clip_trainer.train.group import Group
 from clip_trainer.train.metrics import TrainerMetrics
 from clip_trainer.train.preemption import PreemptionNotice
@@ -28,6 +30,46 @@ def no_metrics(setter: Callable[[Any, str, Any], None]) -> None:
         setter: `monkeypatch.setattr`, which undoes it after the test.
     """
     setter(TrainerMetrics, "serve", lambda *_: 0)
+
+
+class Alone:
+    """The membership of one process, in as many generations as it takes.
+
+    Args:
+        before: called before each generation with its number.
+        running: whether others were training when it came.
+    """
+
+    local_rank = 0
+
+    def __init__(self, before: Callable[[int], None] = lambda number: None, *, running: bool = False) -> None:
+        self.running = running
+        self.number = 0
+        self.code: int | None = None
+        self._before = before
+
+    def next(self) -> Generation:
+        """One more generation of this process alone."""
+        self.number += 1
+        self._before(self.number)
+        return Generation(self.number, 0, 1, ("node/0#1",), "", 0)
+
+    def changed(self) -> bool:
+        """Nobody else ever comes."""
+        return False
+
+    def leave(self) -> None:
+        """Nobody has to be told."""
+
+    def close(self, code: int) -> None:
+        """Remember with what code the run was closed."""
+        self.code = code
+
+
+def train_generations_here(config: Path, membership: Alone) -> None:
+    """Train through the generations of a membership to the end."""
+    group = Group(0, 1, 0, torch.device("cpu"))
+    train_through_generations(load_config(config), group, membership, PreemptionNotice())
 
 
 def prepared(config: Path) -> Run:

@@ -27,7 +27,7 @@ def test_a_description_has_no_values():
 
 
 def test_small_tensors_travel_together_and_nothing_is_lost(monkeypatch):
-    monkeypatch.setattr(exchange, "_MESSAGE_BYTES", 100)
+    monkeypatch.setattr(exchange, "MESSAGE_BYTES", 100)
     sizes = [10, 0, 80, 300, 5, 95, 5, 101, 1]
     tensors = [torch.zeros(size, dtype=torch.uint8) for size in sizes]
     bunches = [[tensor.numel() for tensor in bunch] for bunch in exchange._bunches(tensors)]

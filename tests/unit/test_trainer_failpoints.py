@@ -8,16 +8,13 @@ import torch
 from clip_testkit import history
 from clip_testkit.eventlogs import opened
 from clip_testkit.shards import write_dataset
-from clip_testkit.trainhere import no_metrics
+from clip_testkit.trainhere import Alone, no_metrics, train_generations_here
 from clip_testkit.training import write_config
 from clip_trainer.checkpoint.sweeping import sweep
 from clip_trainer.config import load_config
-from clip_trainer.elastic.membership import Generation
 from clip_trainer.train import takeover
 from clip_trainer.train.events import read_events
-from clip_trainer.train.generations import train_through_generations
 from clip_trainer.train.group import Group
-from clip_trainer.train.preemption import PreemptionNotice
 from clipctl.contract import layout
 from clipctl.contract.errors import UnavailableError
 from clipctl.contract.failpoints import armed
@@ -68,22 +65,6 @@ PASSED_BY_A_RUN = [
 ]
 
 
-class Alone:
-    """The membership of one process, in as many generations as it takes."""
-
-    running, local_rank, number, code = False, 0, 0, None
-
-    def next(self):
-        self.number += 1
-        return Generation(self.number, 0, 1, ("node/0#1",), "", 0)
-
-    def changed(self):
-        return False
-
-    def close(self, code):
-        self.code = code
-
-
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     no_metrics(monkeypatch.setattr)
@@ -93,8 +74,7 @@ def train(tmp_path, monkeypatch):
         changes = {"checkpoint": {"every_steps": 1, **checkpoint}, "train": {"parallel": parallel}}
         config = write_config(tmp_path, "run", str(tmp_path / "data"), scale={"nodes": {"max": 1}}, **changes)
         membership = Alone()
-        group = Group(0, 1, 0, torch.device("cpu"))
-        train_through_generations(load_config(config), group, membership, PreemptionNotice())
+        train_generations_here(config, membership)
         spec = load_config(config).spec
         return membership, history.judge(open_store(spec.root), spec)
 

@@ -7,10 +7,10 @@ import torch
 
 from clip_testkit import history
 from clip_testkit.shards import write_dataset
-from clip_testkit.trainhere import no_metrics, train_here
+from clip_testkit.trainhere import Alone, no_metrics, train_generations_here, train_here
 from clip_testkit.training import write_config
 from clip_trainer.config import load_config
-from clip_trainer.elastic.membership import ClosedError, Generation
+from clip_trainer.elastic.membership import ClosedError
 from clip_trainer.train import generations
 from clip_trainer.train.events import read_events, trajectory
 from clip_trainer.train.generations import train_through_generations
@@ -23,8 +23,8 @@ from clipctl.contract.store import open_store
 STEPS = 8
 
 
-class Alone:
-    """A membership of one process, whose generations end when the script says so.
+class Scripted(Alone):
+    """Its generations also end when the script says so.
 
     Args:
         changes: steps after which somebody seems to want in.
@@ -32,21 +32,11 @@ class Alone:
     """
 
     def __init__(self, changes=(), running=False):
-        self.changes, self.running, self.local_rank = list(changes), running, 0
-        self.number, self.closed, self.run = 0, None, None
-
-    def next(self):
-        self.number += 1
-        return Generation(self.number, 0, 1, ("node/0#1",), "", 0)
+        super().__init__(running=running)
+        self.changes, self.run = list(changes), None
 
     def changed(self):
         return bool(self.changes) and self.run is not None and self.run.state.step + 1 == self.changes[0]
-
-    def leave(self):
-        pass
-
-    def close(self, code):
-        self.closed = code
 
 
 @pytest.fixture
@@ -89,8 +79,7 @@ class Lab:
 
         self.monkeypatch.setattr(generations, "prepare", counted)
         try:
-            group = Group(0, 1, 0, torch.device("cpu"))
-            train_through_generations(load_config(self.config(name)), group, membership, PreemptionNotice())
+            train_generations_here(self.config(name), membership)
         finally:
             self.monkeypatch.setattr(generations, "prepare", prepare)
 
@@ -118,15 +107,15 @@ def lose_a_peer_at(*steps):
 
 
 def test_a_run_in_one_generation_is_closed_at_its_end(lab):
-    membership = Alone()
+    membership = Scripted()
     lab.train("one", membership)
-    assert (membership.number, membership.closed) == (1, 0)
+    assert (membership.number, membership.code) == (1, 0)
     assert lab.faults("one") == []
 
 
 def test_a_change_between_two_steps_costs_no_step_and_no_restart(lab):
     train_here(lab.config("calm"))
-    membership = Alone(changes=[3, 6])
+    membership = Scripted(changes=[3, 6])
     lab.train("demo", membership)
     assert (membership.number, lab.builds) == (3, 1)
     assert lab.faults("demo", against="calm") == []
@@ -137,7 +126,7 @@ def test_a_change_between_two_steps_costs_no_step_and_no_restart(lab):
 
 def test_a_lost_peer_interrupts_a_step_which_is_done_again_from_memory(lab):
     train_here(lab.config("calm"))
-    membership = Alone()
+    membership = Scripted()
     lab.train("demo", membership, lose_a_peer_at(3, 3, 7))
     assert (membership.number, lab.builds) == (4, 1)
     assert lab.faults("demo", against="calm") == []
@@ -147,12 +136,24 @@ def test_a_lost_peer_interrupts_a_step_which_is_done_again_from_memory(lab):
     assert [event["loss"] for event in mine] == [event["loss"] for event in calm], "bit for bit"
 
 
+def test_a_late_peer_is_waited_for_once_the_state_is_agreed_on(lab, monkeypatch):
+    """Not before: until then ranks may be in different collectives, and only the short timeout ends that."""
+    told = []
+
+    def note(device, timeout):
+        told.append((lab.runs[0].whole, timeout))
+
+    monkeypatch.setattr(generations.process_group, "set_timeout", note)
+    lab.train("demo", Scripted(changes=[3]))
+    assert told == [(True, generations.process_group.TRAINING_TIMEOUT)] * 2
+
+
 def test_a_new_group_is_in_the_ledger_even_if_its_first_step_is_its_last(lab, monkeypatch):
     """The note of the group goes in with the step: a collective in between could lose a peer, and the note with it."""
     signs = ("Connection closed", "says so")
     monkeypatch.setattr(generations, "is_peer_loss", lambda error: any(sign in str(error) for sign in signs))
     with armed("train.recorded=raise@3"):  # right after the first step of the second group
-        lab.train("demo", Alone(), lose_a_peer_at(3))
+        lab.train("demo", Scripted(), lose_a_peer_at(3))
     assert lab.faults("demo") == []
     assert [(event["step"], event["generation"]) for event in lab.events("demo", "regrouped")] == [(3, 2), (4, 3)]
 
@@ -166,7 +167,7 @@ def test_a_state_that_broke_in_an_update_comes_from_storage(lab):
             next(run.model.parameters()).data.zero_()
             raise RuntimeError("Connection closed by peer")
 
-    lab.train("demo", Alone(), break_once)
+    lab.train("demo", Scripted(), break_once)
     assert lab.faults("demo", against="calm") == []
     started = lab.events("demo", "started")
     assert [(event["incarnation"], event["step"]) for event in started] == [(1, 0), (2, 4)]
@@ -180,9 +181,9 @@ def test_a_broken_state_without_any_checkpoint_is_not_taken_for_the_beginning(la
             raise RuntimeError("Connection closed by peer")
 
     with pytest.raises(TryAgainError, match="no checkpoint yet"):
-        lab.train("demo", Alone(), break_it)
+        lab.train("demo", Scripted(), break_it)
     assert [event["step"] for event in lab.events("demo", "started")] == [0]
-    lab.train("demo", Alone())  # a new process
+    lab.train("demo", Scripted())  # a new process
     train_here(lab.config("calm"))
     assert lab.faults("demo", against="calm") == []
 
@@ -201,14 +202,14 @@ def test_after_a_divergence_the_state_comes_from_storage(lab, monkeypatch):
         real(health, *arguments)
 
     monkeypatch.setattr(Health, "after_step", after_step)
-    lab.train("demo", Alone())
+    lab.train("demo", Scripted())
     assert lab.faults("demo", against="calm") == []
     started = lab.events("demo", "started")
     assert [(event["incarnation"], event["step"]) for event in started] == [(1, 0), (2, 4)]
 
 
 def test_who_comes_to_a_running_group_builds_before_it_joins(lab):
-    membership = Alone(running=True)
+    membership = Scripted(running=True)
     numbers = []
     following = membership.next
     membership.next = lambda: (numbers.append(lab.builds), following())[1]
@@ -226,7 +227,7 @@ def test_a_peer_lost_while_all_build_leaves_each_to_build_alone(lab, monkeypatch
         return real(config, group)
 
     monkeypatch.setattr(generations, "prepare", failing)
-    membership = Alone()
+    membership = Scripted()
     lab.train("demo", membership)
     assert (len(tries), membership.number) == (2, 2)
     assert lab.faults("demo") == []
@@ -236,14 +237,14 @@ def test_a_bug_is_not_mistaken_for_a_lost_peer(lab):
     def bug(run):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    membership = Alone()
+    membership = Scripted()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         lab.train("demo", membership, bug)
-    assert (membership.number, membership.closed) == (1, None)
+    assert (membership.number, membership.code) == (1, None)
 
 
 def test_what_others_have_ended_is_over(lab):
-    membership = Alone()
+    membership = Scripted()
 
     def closed():
         raise ClosedError(65)
@@ -259,7 +260,7 @@ def test_a_stop_while_waiting_for_a_group_ends_the_process_at_once(lab):
     notice.received = True
     group = Group(0, 1, 0, torch.device("cpu"))
     with pytest.raises(TryAgainError, match="between two groups"):
-        train_through_generations(load_config(lab.config("demo")), group, Alone(), notice)
+        train_through_generations(load_config(lab.config("demo")), group, Scripted(), notice)
     assert lab.store("demo").list("") == []
 
 
@@ -275,7 +276,7 @@ def test_an_evaluation_that_a_lost_peer_interrupts_is_made_up_for(lab, monkeypat
             raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(Evaluation, "after_step", after_step)
-    lab.train("demo", Alone())
+    lab.train("demo", Scripted())
     assert asked == [1, 2, 3, 3, 4, 5, 6, 7]
     assert lab.faults("demo") == []
 
@@ -292,6 +293,6 @@ def test_a_checkpoint_of_the_end_that_a_lost_peer_prevented_is_made_up_for(lab, 
         real(saving)
 
     monkeypatch.setattr(Saving, "at_the_end", at_the_end)
-    lab.train("demo", Alone())
+    lab.train("demo", Scripted())
     assert lab.faults("demo") == []
     assert json.loads(lab.store("demo").read("results.json"))["checkpoint"] == "step-00000008.inc-000001"

@@ -4,22 +4,17 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from clip_testkit import history
 from clip_testkit.rankwork import checkpointer_of, group_of, trained_parts
 from clip_testkit.shards import write_dataset
-from clip_testkit.trainhere import no_metrics
+from clip_testkit.trainhere import Alone, no_metrics, train_generations_here
 from clip_testkit.training import write_config
 from clip_trainer.checkpoint.incarnation import allocate
 from clip_trainer.checkpoint.memory_shares import MemoryShares, SnapshotId
 from clip_trainer.config import load_config
-from clip_trainer.elastic.membership import Generation
 from clip_trainer.train import peer_memory
 from clip_trainer.train.events import read_events
-from clip_trainer.train.generations import train_through_generations
-from clip_trainer.train.group import Group
-from clip_trainer.train.preemption import PreemptionNotice
 from clipctl.contract import layout
 from clipctl.contract.failpoints import armed
 from clipctl.contract.store import open_store
@@ -53,26 +48,6 @@ class TestTheNewest:
         assert peer_memory._is_newest(run, SnapshotId(3, step, 2)) == used
 
 
-class Alone:
-    """The membership of one process, whose generations end when its test says so."""
-
-    running, local_rank, number, code = False, 0, 0, None
-
-    def __init__(self, before=lambda number: None):
-        self._before = before
-
-    def next(self):
-        self.number += 1
-        self._before(self.number)
-        return Generation(self.number, 0, 1, ("node/0#1",), "", 0)
-
-    def changed(self):
-        return False
-
-    def close(self, code):
-        self.code = code
-
-
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Train 8 steps, sharded, losing a peer at the update of step 6; returns what it did and its ledger."""
@@ -84,10 +59,9 @@ def train(tmp_path, monkeypatch):
     def run(before=lambda number: None, **checkpoint):
         changes = {"train": {"parallel": "fsdp"}, "checkpoint": {"every_steps": 4, "memory_steps": 5, **checkpoint}}
         config = write_config(tmp_path, "run", str(tmp_path / "data"), scale={"nodes": {"max": 1}}, **changes)
-        group = Group(0, 1, 0, torch.device("cpu"))
         membership = Alone(before)
         with armed("train.before_update=raise@6"):
-            train_through_generations(load_config(config), group, membership, PreemptionNotice())
+            train_generations_here(config, membership)
         spec = load_config(config).spec
         assert membership.code == 0
         assert history.judge(open_store(spec.root), spec) == []

@@ -13,7 +13,7 @@ import torch
 from clip_trainer.checkpoint.tensors import Tensors
 from clip_trainer.train.group import Group
 
-_MESSAGE_BYTES = 32 << 20  # big enough to be bound by bandwidth, small enough to bound the copy
+MESSAGE_BYTES = 32 << 20  # big enough to be bound by bandwidth, small enough to bound the copy
 
 Described = dict[str, dict[str, tuple[list[int], str]]]
 """Shape and dtype of every tensor by part and name, as JSON."""
@@ -86,7 +86,7 @@ def _bunches(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     for tensor in tensors:
         if not tensor.nbytes:
             continue
-        if bunch and size + tensor.nbytes > _MESSAGE_BYTES:
+        if bunch and size + tensor.nbytes > MESSAGE_BYTES:
             yield bunch
             bunch, size = [], 0
         bunch.append(tensor)

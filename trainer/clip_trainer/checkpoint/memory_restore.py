@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from clip_trainer.checkpoint.exchange import MESSAGE_BYTES
 from clip_trainer.checkpoint.memory_keep import Description
 from clip_trainer.checkpoint.memory_shares import MemoryShares, ShareId, SnapshotId
 from clip_trainer.checkpoint.objects import dtype_of
@@ -15,8 +16,6 @@ from clip_trainer.checkpoint.restore_sharded import Room
 from clip_trainer.checkpoint.rows import Shapes, place_rows
 from clip_trainer.checkpoint.tensors import Tensors
 from clip_trainer.train.group import Group
-
-_MESSAGE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,23 @@ def read_snapshot(
         found: the snapshot.
         room: makes the tensors, given the shapes of the whole ones, on every rank.
     """
-    every = []
+    state: dict[str, Any] = {}
+    layouts: list[list[Description]] = []
     for of, holder in enumerate(found.holders):
-        mine = None
+        held: dict[str, Any] = {}
         if holder == group.rank:
             assert shares is not None
-            mine = shares.describe(ShareId(found.snapshot, of))
-        every.append(group.broadcast_json(mine, holder))
-    tensors = room(_shapes([entry for description in every for entry in description["objects"]]))
-    for of, holder in enumerate(found.holders):
+            held = shares.describe(ShareId(found.snapshot, of))
+        if of == 0:  # it is the same in all of them
+            state = group.broadcast_json(held.get("state"), holder)
+        layouts.append(group.broadcast_json(held.get("objects"), holder))
+    tensors = room(_shapes([entry for layout in layouts for entry in layout]))
+    for of, (holder, layout) in enumerate(zip(found.holders, layouts, strict=True)):
         data = None
         if holder == group.rank and shares is not None:
             data = shares.bytes_of(ShareId(found.snapshot, of))
-        _spread(group, holder, data, every[of]["objects"], tensors)
-    return every[0]["state"], tensors
+        _spread(group, holder, data, layout, tensors)
+    return state, tensors
 
 
 def _shapes(entries: list[Description]) -> dict[str, Shapes]:
@@ -114,7 +116,7 @@ def _bunches(entries: list[Description]) -> Iterator[list[Description]]:
     """Neighbours in a share that travel in one message."""
     bunch: list[Description] = []
     for entry in entries:
-        if bunch and entry["stop"] - bunch[0]["start"] > _MESSAGE_BYTES:
+        if bunch and entry["stop"] - bunch[0]["start"] > MESSAGE_BYTES:
             yield bunch
             bunch = []
         bunch.append(entry)

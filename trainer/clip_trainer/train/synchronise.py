@@ -58,7 +58,6 @@ def synchronise(run: Run, generation: int = 1) -> str:
     rival = None if newest < 0 else _rival(run, generation - max(one["generation"] for one in reports), incarnation)
     if newest < (0 if rival is None else rival):
         run.group.on_each(lambda: run.checkpointer.wait(_SAVE_SECONDS))  # it may be what we go back to
-        run.checkpointer.abandon()  # if it still goes on, it must not meet the fence of the next incarnation
         _incarnate(run)
         origin = MEMORY if go_on_from_memory(run) else STORAGE
         if origin == STORAGE:
