@@ -10,6 +10,17 @@ settings.register_profile(
 settings.load_profile("clipctl")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_foreign_models():
+    """Names that a module's tests give to configurations end with it: others compare the list of all names."""
+    from clip_trainer.model import config_catalogue
+
+    before = dict(config_catalogue._added)
+    yield
+    config_catalogue._added.clear()
+    config_catalogue._added.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _no_foreign_settings(monkeypatch, tmp_path_factory):
     """Nothing that the developer's shell or home directory says may change a result."""
