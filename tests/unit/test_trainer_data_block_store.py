@@ -160,6 +160,18 @@ def test_what_killed_processes_left_behind_is_deleted(tmp_path):
     assert (folder / ".young").exists(), "somebody may still be writing it"
 
 
+def test_a_block_that_is_being_written_does_not_make_room(tmp_path):
+    store = BlockStore(tmp_path, 60 * KIB)
+    store.put(key(0), b"block")
+    unfinished = files(tmp_path)[0].parent / ".unfinished"
+    unfinished.write_bytes(bytes(5 * KIB))
+    os.utime(unfinished, (os.stat(unfinished).st_mtime - 60,) * 2)  # older than any block
+    for number in range(1, 30):
+        store.put(key(number), bytes(5 * KIB))
+    assert unfinished.exists()
+    assert len(files(tmp_path)) < 12, "blocks made room instead"
+
+
 def test_while_another_process_makes_room_nobody_waits(store, tmp_path):
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

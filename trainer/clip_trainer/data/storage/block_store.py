@@ -119,6 +119,8 @@ class BlockStore:
         for _, bytes_, path in found:
             if total + size <= self._limit - self._limit // _SPARE:
                 return
+            if not path.endswith(_SUFFIX):
+                continue  # somebody is writing it
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             total -= bytes_
