@@ -16,7 +16,7 @@ def asking(budget, turn, size):
 
 
 def answered(thread, answers):
-    thread.join(10)
+    thread.join(60)
     return answers
 
 

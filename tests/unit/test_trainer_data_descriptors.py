@@ -45,7 +45,7 @@ def test_threads_share_nothing_and_close_their_files_when_they_end(files):
     theirs = []
     thread = threading.Thread(target=lambda: theirs.append(files.descriptor("0")))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert theirs != [mine]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(theirs[0])

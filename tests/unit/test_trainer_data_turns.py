@@ -37,7 +37,7 @@ def test_nothing_passes_before_its_turn_is_open():
     thread.join(0.05)
     assert not taken
     queue.open(2)
-    thread.join(10)
+    thread.join(60)
     assert taken == ["late"]
 
 
@@ -46,7 +46,7 @@ def test_a_waiting_thread_gets_what_comes():
     queue.open(0)
     thread, taken = taking(queue)
     queue.put(0, "now")
-    thread.join(10)
+    thread.join(60)
     assert taken == ["now"]
 
 
@@ -55,7 +55,7 @@ def test_closing_forgets_the_work_and_sends_everybody_home():
     queue.put(0, "work")
     thread, taken = taking(queue)
     queue.close()
-    thread.join(10)
+    thread.join(60)
     assert taken == [None]
     queue.open(5)
     assert queue.take() is None
