@@ -45,7 +45,7 @@ class ImageServer:
     Attributes:
         pages: answers by path; others are 404.
         asked: the requests, in order.
-        most_at_once: the largest number of requests being answered at the same time.
+        most_at_once: the largest number of requests that waited for an answer at the same time.
         connections: how many were accepted.
     """
 
@@ -91,7 +91,7 @@ class ImageServer:
         return page.before[earlier] if earlier < len(page.before) else page
 
     def end(self) -> None:
-        """A request is answered."""
+        """A request is about to be answered."""
         with self._lock:
             self._now -= 1
 
@@ -189,14 +189,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Answer."""
         server = self.server_of_images
         page = server.begin(Asked(self.path, dict(self.headers.items())))
-        try:
-            if page.hold:
-                server.stopped.wait(page.hold)
-            (page.send or _well)(self, page)
-            if not self.wfile.closed and page.send is not reset:
-                self.wfile.flush()
-        finally:
-            server.end()
+        if page.hold:
+            server.stopped.wait(page.hold)
+        server.end()  # before the answer: who has it may ask again before this thread gets its next turn
+        (page.send or _well)(self, page)
+        if not self.wfile.closed and page.send is not reset:
+            self.wfile.flush()
 
     def log_message(self, *args: Any) -> None:
         """Keep quiet."""

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import webdataset
@@ -39,7 +40,7 @@ from clip_trainer.data.storage.source_local import LocalSource
 from clip_trainer.data.writing.image_resize import Resize
 from clipctl.contract.errors import CannotCreateError, MissingError, SpecError
 
-QUICK = Limits(connect=5.0, read=0.5, total=1.0)
+PATIENT = Limits(connect=60.0, read=60.0, total=120.0)
 AT_ONCE = RetryRule(retries=2, base=0.0)
 ROBOTS = b"User-agent: *\nDisallow: /private/\n"
 
@@ -59,7 +60,7 @@ def write_table(path, urls, captions=None):
 def run(tmp_path, urls, out="out", *, captions=None, **options):
     """Gather, and the results by path of the address."""
     table = write_table(tmp_path / "table.tsv", urls, captions)
-    options = {"allow_private": True, "limits": QUICK, "retry": AT_ONCE, "concurrency": 8, **options}
+    options = {"allow_private": True, "limits": PATIENT, "retry": AT_ONCE, "concurrency": 8, **options}
     summary = gather(table, str(tmp_path / out), GatherOptions(**options))
     return summary, results(tmp_path / out)
 
@@ -110,8 +111,6 @@ WEB = {
     "/truncated": (Page(GOOD, send=truncated), "truncated", 3),
     "/cut-chunk": (Page(GOOD, send=cut_chunk), "truncated", 3),
     "/reset": (Page(send=reset), "connection", 3),
-    "/drip": (Page(GOOD, send=drip), "timeout", 3),
-    "/drip-head": (Page(send=drip_head), "timeout", 3),
     "/endless": (Page(GOOD, send=endless), "too-large", 1),
     "/huge": (Page(bytes(70_000)), "too-large", 1),
     "/html": (Page(b"<html>please log in</html>", headers={"Content-Type": "image/png"}), "not-an-image", 1),
@@ -145,7 +144,6 @@ def test_a_web_as_it_is(server, tmp_path):
     images = [number for number, status in enumerate(expected) if status == "ok"]
     assert (summary.rows, summary.images, summary.fetched) == (len(urls), len(images), len(urls))
     assert sum(summary.failures.values()) == len(urls) - len(images)
-    assert summary.failures["timeout"] == 2
     found = samples(tmp_path / "out")
     assert [sample["__key__"] for sample in found] == [f"{number:09d}" for number in images]
     assert {sample["png"] for sample in found} == {GOOD}
@@ -178,22 +176,41 @@ def test_a_redirect_to_a_private_address_is_not_followed(server, tmp_path, monke
         assert not inside.asked
 
 
-def test_the_deadline_holds_for_bodies_and_headers_that_drip(server, tmp_path):
+def test_the_deadline_holds_for_bodies_and_headers_that_drip(server, tmp_path, monkeypatch):
     """Each read is answered in time, so only the deadline of the whole exchange can end it."""
-    server.pages = {"/body": Page(GOOD, send=drip), "/head": Page(send=drip_head), "/ok.png": Page(GOOD)}
+    late = [0.0]
+    # Time passes where something drips: with a deadline in real time, a busy machine misses it for good answers too.
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0])
+    monkeypatch.setattr("clip_trainer.data.gather.transport.time", clock)
+
+    def slowly(send):
+        def answer(handler, page):
+            late[0] += PATIENT.total
+            send(handler, page)
+
+        return answer
+
+    server.pages = {
+        "/body": Page(GOOD, send=slowly(drip)),
+        "/head": Page(send=slowly(drip_head)),
+        "/ok.png": Page(GOOD),
+    }
     urls = [f"{server.url}/{name}" for name in ("body", "head", "ok.png")]
-    _, rows = run(tmp_path, urls, limits=Limits(5.0, 600.0, 0.5), retry=RetryRule(retries=0))
+    summary, rows = run(tmp_path, urls, concurrency=1)
     assert [row["status"] for row in rows] == ["timeout", "timeout", "ok"]
+    assert summary.failures == {"timeout": 2}
+    assert server.paths() == {"/robots.txt": 1, "/body": 3, "/head": 3, "/ok.png": 1}
 
 
-def test_a_server_that_says_nothing(tmp_path, server):
-    server.pages = {"/ok.png": Page(GOOD)}
+def test_a_server_that_says_nothing(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.png"
-        limits, rule = Limits(5.0, 0.3, 600.0), RetryRule(retries=0)
-        _, rows = run(tmp_path, [url, f"{server.url}/ok.png"], limits=limits, retry=rule)
-    assert [row["status"] for row in rows] == ["timeout", "ok"]
-    assert rows[0]["error"] == "robots.txt: the answer took too long"
+        limits, rule = Limits(60.0, 0.3, 600.0), RetryRule(retries=0)
+        # No other server beside it: on a busy machine, that one might not answer in so short a time either.
+        with pytest.raises(MissingError, match="1 timeout"):
+            run(tmp_path, [url], limits=limits, retry=rule)
+    (row,) = results(tmp_path / "out")
+    assert (row["status"], row["error"]) == ("timeout", "robots.txt: the answer took too long")
 
 
 def test_limits_of_hosts_hold_by_the_count_of_the_server(server, tmp_path):
@@ -210,11 +227,11 @@ def test_requests_to_a_host_keep_their_distance(server, tmp_path):
     times = []
     server.on_request = lambda number: times.append(time.monotonic())
     server.pages = {"/robots.txt": Page(status=404)} | {f"/{number}.png": Page(png(number)) for number in range(5)}
-    run(tmp_path, [f"{server.url}/{number}.png" for number in range(5)], host_delay=0.1)
-    starts = times[1:]  # the first one was for robots.txt
-    assert len(starts) == 5
-    # The client spaces its starts; the server sees them with whatever delay the machine adds, which evens out.
-    assert starts[-1] - starts[0] > 0.3
+    began = time.monotonic()
+    run(tmp_path, [f"{server.url}/{number}.png" for number in range(5)], host_delay=0.3)
+    assert len(times) == 6, "and one for robots.txt"
+    # The client spaces its starts; the server sees each with a delay of its own, the first one perhaps with the longest.
+    assert max(times) - began >= 4 * 0.3
 
 
 def test_retry_after_keeps_the_whole_host_waiting(server, tmp_path):
@@ -264,7 +281,7 @@ def test_strange_rows(server, tmp_path):
     ]
     table.write_bytes(b"\n".join(line.replace(b"U/", server.url.encode() + b"/") for line in lines))
     out = tmp_path / "out"
-    summary = gather(table, str(out), GatherOptions(allow_private=True, limits=QUICK))
+    summary = gather(table, str(out), GatherOptions(allow_private=True, limits=PATIENT))
     assert [row["status"] for row in results(out)] == ["ok", "no-caption", "bad-url", "ok", "ok", "ok"]
     assert (summary.images, summary.failures) == (4, {"bad-url": 1, "no-caption": 1})
     captions = [sample["txt"].decode() for sample in samples(out)]
