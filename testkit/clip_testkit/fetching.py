@@ -41,8 +41,8 @@ def fetch_settings(folder: Path, server: WeightServer | None = None, **overrides
         "hub_cache": folder / "hub",
         "url_cache": folder / "urls",
         "endpoint": "http://127.0.0.1:9" if server is None else server.url,
-        "read_timeout": 5.0,
-        "connect_timeout": 5.0,
+        "read_timeout": 60.0,
+        "connect_timeout": 60.0,
         "give_up_after": 30.0,
         "clock": ImpatientClock(),
     }

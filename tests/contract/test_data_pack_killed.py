@@ -81,8 +81,7 @@ def kill_somewhere(draw, out, *arguments):
     """Kill the process once it has written a few more shards, and a random moment later."""
     goal = shards_in(out) + draw.randint(0, 3)
     process = start(*arguments)
-    deadline = time.monotonic() + 60
-    while shards_in(out) < goal and process.poll() is None and time.monotonic() < deadline:
+    while shards_in(out) < goal and process.poll() is None:  # killed before the first one, it proves nothing
         time.sleep(0.002)
     time.sleep(draw.random() * 0.02)
     process.send_signal(signal.SIGKILL)

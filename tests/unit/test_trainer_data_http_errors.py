@@ -105,7 +105,7 @@ def test_retry_after_in_seconds(value, seconds):
 
 
 def test_retry_after_as_a_date():
-    assert 50 < seconds_to_wait(formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert 500 < seconds_to_wait(formatdate(time.time() + 600, usegmt=True)) <= 600
     assert seconds_to_wait(formatdate(0, usegmt=True)) == 0
     busy = of_status(503, headers(Retry_After="9"), b"", "x")
     assert busy.retry_after == 9

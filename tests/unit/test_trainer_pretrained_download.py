@@ -102,10 +102,12 @@ def test_a_cut_connection_is_resumed_where_it_broke(server, get):
 
 
 def test_a_stalled_connection_is_dropped_and_resumed(server, get):
-    server.add("/file", CONTENT, faults=[Fault(stall_after=500_000)])
-    target, _, _ = get(read_timeout=0.2)
+    # Several times: on a busy machine an answer may not even have begun in so short a time.
+    server.add("/file", CONTENT, faults=[Fault(stall_after=500_000)] * 4)
+    target, _, _ = get(read_timeout=0.3)
     assert target.read_bytes() == CONTENT
-    assert server.asked("/file")[1].headers["Range"].startswith("bytes=")
+    assert len(server.asked("/file")) >= 5
+    assert any("Range" in request.headers for request in server.asked("/file"))
 
 
 def test_giving_up_keeps_what_arrived_for_the_next_time(server, get, tmp_path):
@@ -227,13 +229,12 @@ def test_a_server_that_asks_for_more_than_the_limit_ends_it(server, get):
 
 
 def test_nobody_listening_is_unavailable(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = fetch_settings(tmp_path)
-    origin = HttpOrigin(HttpClient(settings), f"http://127.0.0.1:{port}/file")
-    with pytest.raises(UnavailableError, match="refused") as caught:
-        download(origin, tmp_path / "file", Expected(), settings)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # and held, or another process might listen there
+        origin = HttpOrigin(HttpClient(settings), f"http://127.0.0.1:{probe.getsockname()[1]}/file")
+        with pytest.raises(UnavailableError, match="refused") as caught:
+            download(origin, tmp_path / "file", Expected(), settings)
     assert "network" in caught.value.hint
 
 

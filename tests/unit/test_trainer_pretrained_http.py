@@ -198,12 +198,11 @@ def test_broken_connections_may_mend(error):
 
 
 def test_a_connection_that_was_never_made_is_told_apart_from_one_that_broke(server, tmp_path):
-    client = HttpClient(fetch_settings(tmp_path, connect_timeout=1.0))
+    client = HttpClient(fetch_settings(tmp_path))
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with pytest.raises(TransientError) as caught:
-        client.request("GET", f"http://127.0.0.1:{port}/f")
+        probe.bind(("127.0.0.1", 0))  # and held, or another process might listen there
+        with pytest.raises(TransientError) as caught:
+            client.request("GET", f"http://127.0.0.1:{probe.getsockname()[1]}/f")
     assert caught.value.unreachable
     assert not httperrors.of_connection(ConnectionResetError("reset"), "https://h/f").unreachable
 
