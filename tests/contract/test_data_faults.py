@@ -115,10 +115,14 @@ def test_a_link_that_brings_next_to_nothing_is_given_up(proxy, waits):
 
 @pytest.mark.parametrize("after", [0, 100_000])
 def test_a_stalled_body_is_fetched_again_from_where_it_stalled(proxy, waits, after):
-    proxy.add(stall_after(after), times=1)
-    source = s3(waits, stall=0.3)
+    # Twice: on a busy machine an answer may not even have begun in so short a time.
+    proxy.add(stall_after(after), times=2)
+    source = s3(waits, stall=0.5)
     assert source.read("a.tar", 0, 500_000) == CONTENT[:500_000]
-    assert ranges(proxy) == ["bytes=0-499999", f"bytes={after}-499999"]
+    assert len(ranges(proxy)) >= 3
+    assert ranges(proxy)[0] == "bytes=0-499999"
+    assert f"bytes={after}-499999" in ranges(proxy)[1:]
+    assert source.counters.bytes_read == 500_000, "nothing was fetched twice"
 
 
 def test_a_server_that_always_stalls_is_given_up(proxy, waits):
@@ -240,8 +244,8 @@ def test_what_is_damaged_on_its_way_into_the_disk_cache_does_not_stay_there(moto
 
 
 def test_a_slow_store_is_waited_for(proxy, waits):
-    proxy.add(slow(2 << 20))
-    assert s3(waits, stall=0.5).read("a.tar", 0, 1 << 20) == CONTENT[: 1 << 20]
+    proxy.add(slow(1 << 18))
+    assert s3(waits, stall=3.0).read("a.tar", 0, 1 << 20) == CONTENT[: 1 << 20], "it takes longer than a stall may"
     assert not waits
 
 

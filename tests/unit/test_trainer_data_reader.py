@@ -140,7 +140,7 @@ def test_two_threads_fetch_a_block_once_and_share_its_failure():
 
     def slow():
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         raise MissingError("gone")
 
     def ask(fetch):
@@ -151,7 +151,7 @@ def test_two_threads_fetch_a_block_once_and_share_its_failure():
 
     first = threading.Thread(target=ask, args=(slow,))
     first.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     second = threading.Thread(target=ask, args=(lambda: pytest.fail("fetched twice"),))
     second.start()
     while cache.hits == 0 and second.is_alive():
