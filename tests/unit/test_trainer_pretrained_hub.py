@@ -8,6 +8,8 @@ import pytest
 
 from clip_testkit.fetching import fetch_settings
 from clip_testkit.weightserver import COMMIT, Fault, serving
+from clip_trainer.pretrained import digests
+from clip_trainer.pretrained import hub as hub_module
 from clip_trainer.pretrained.fetching import WEIGHTS, Fetcher, candidates
 from clip_trainer.pretrained.httperrors import NotInRepositoryError
 from clip_trainer.pretrained.hub import Hub
@@ -102,6 +104,41 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, settings, caplog):
     path.resolve().write_bytes(CONTENT[:-1] + b"?")
     assert Hub(settings).fetch(REPO, SAFE).read_bytes() == CONTENT
     assert "fetched again" in caplog.text
+
+
+def test_what_another_process_has_mended_meanwhile_is_not_taken_away_from_it(server, settings, monkeypatch):
+    server.add_hub_file(REPO, SAFE, CONTENT)
+    path = Hub(settings).fetch(REPO, SAFE)
+    path.resolve().write_bytes(CONTENT[:-1] + b"?")
+    mended = []
+
+    def late(*arguments):
+        try:
+            return digests.check(*arguments)
+        except CorruptError:
+            if not mended:
+                monkeypatch.setattr(hub_module, "check", digests.check)
+                mended.append(Hub(settings).fetch(REPO, SAFE).stat().st_ino)
+            raise
+
+    monkeypatch.setattr(hub_module, "check", late)
+    assert Hub(settings).fetch(REPO, SAFE) == path
+    assert [path.stat().st_ino] == mended, "the other process may be reading it"
+    assert len(server.asked(f"/storage/{SHA256}")) == 2
+
+
+def test_what_another_process_takes_away_as_damaged_is_fetched(server, settings, monkeypatch):
+    server.add_hub_file(REPO, SAFE, CONTENT)
+    path = Hub(settings).fetch(REPO, SAFE)
+
+    def late(*arguments):
+        monkeypatch.setattr(hub_module, "check", digests.check)
+        path.resolve().unlink()
+        path.unlink()
+        return digests.check(*arguments)
+
+    monkeypatch.setattr(hub_module, "check", late)
+    assert Hub(settings).fetch(REPO, SAFE).read_bytes() == CONTENT
 
 
 def test_a_damaged_file_in_the_cache_offline_is_corrupt(server, settings, tmp_path):

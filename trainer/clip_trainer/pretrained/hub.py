@@ -145,15 +145,26 @@ class Hub:
         cached = self._cache.find(repository, revision, filename)
         if cached is None:
             return None
+        etag = cached.path.resolve().name
         try:
             check(cached.path, cached.expected, str(cached.path))
+        except FileNotFoundError:
+            return None  # another process has just found that it is damaged
         except CorruptError as error:
             if self._settings.offline:
                 raise CorruptError(error.problem, hint="Fetch it again where there is a network.") from error
-            _log.warning("%s It is fetched again.", error.problem)
-            self._cache.forget(cached)
-            return None
+            return self._replaced(repository, cached, etag, error.problem)
         return cached
+
+    def _replaced(self, repository: str, cached: CachedFile, etag: str, problem: str) -> CachedFile | None:
+        """A file that was damaged, if another process has fetched it again by now; otherwise it is forgotten."""
+        waiting = DownloadProgress(cached.path.name, 0, None, waiting=True)
+        with file_lock(self._cache.lock(repository, etag), lambda: self._progress(waiting)):
+            if self._is_whole(cached.path, cached.expected):
+                return cached
+            _log.warning("%s It is fetched again.", problem)
+            self._cache.forget(cached)
+        return None
 
     def _download(self, repository: str, filename: str, revision: str) -> Path:
         described = self.describe(repository, filename, revision)
