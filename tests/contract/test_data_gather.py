@@ -230,7 +230,7 @@ def test_requests_to_a_host_keep_their_distance(server, tmp_path):
     began = time.monotonic()
     run(tmp_path, [f"{server.url}/{number}.png" for number in range(5)], host_delay=0.3)
     assert len(times) == 6, "and one for robots.txt"
-    # The client spaces its starts; the server sees each with a delay of its own, the first one perhaps with the longest.
+    # The client spaces its starts; the server sees each with a delay of its own, perhaps the first with the longest.
     assert max(times) - began >= 4 * 0.3
 
 

@@ -175,6 +175,26 @@ def test_a_decompression_bomb_is_refused_without_a_warning(side):
         decode_image(data)
 
 
+def test_the_filter_for_warnings_is_added_once(monkeypatch):
+    added, others = [], []
+
+    class Filters(list):
+        def __contains__(self, wanted):
+            missing = not super().__contains__(wanted)
+            if missing and not others:  # another thread begins to decode just now, and gets as far as it can
+                others.append(threading.Thread(target=decode_image, args=(FILES["gif"],)))
+                others[0].start()
+                others[0].join(0.2)
+            return not missing
+
+    add = warnings.filterwarnings
+    monkeypatch.setattr(warnings, "filters", Filters(f for f in warnings.filters if f[0] != "ignore"))
+    monkeypatch.setattr(warnings, "filterwarnings", lambda *rule, **more: added.append(rule) or add(*rule, **more))
+    decode_image(FILES["gif"])
+    others[0].join(60)
+    assert len(added) == 1
+
+
 def test_threads_decode_without_touching_each_others_warnings():
     data = FILES["png palette transparency"]
     failures = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 
 import numpy as np
@@ -21,6 +22,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _TURBO_COLOURS = ("YCbCr", "Gray", "RGB")
 # Pillow warns about odd palettes, metadata and large images; the pixels count here, and size has its own check.
 _PILLOW_MODULES = r"PIL\."
+_FILTERING = threading.Lock()
 
 
 class UndecodableImage(ValueError):
@@ -112,5 +114,6 @@ def _ignore_pillow_warnings() -> None:
     `warnings.catch_warnings` swaps a global and so is not safe in loader threads; adding a filter once is.
     """
     wanted = ("ignore", None, Warning, re.compile(_PILLOW_MODULES), 0)
-    if wanted not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
+    with _FILTERING:  # to add it again would take it away first, under the eyes of a thread that decodes already
+        if wanted not in warnings.filters:
+            warnings.filterwarnings("ignore", module=_PILLOW_MODULES)
