@@ -223,8 +223,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         good = answer.body if answer.stop_after is None else answer.body[: answer.stop_after]
         for start in range(0, len(good), _PIECE):
             piece = good[start : start + _PIECE]
+            self.owner.count(sent=len(piece))  # before: who has it may look before this thread gets its next turn
             self.wfile.write(piece)
-            self.owner.count(sent=len(piece))
             if answer.rate:
                 time.sleep(len(piece) / answer.rate)
         self.wfile.flush()
