@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -146,6 +147,32 @@ def test_a_write_that_fails_half_way_leaves_nothing(store, tmp_path, monkeypatch
     monkeypatch.setattr(block_file.os, "replace", full)
     store.put(key(0), b"block")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_a_block_that_somebody_took_for_abandoned_is_no_broken_cache(store, tmp_path, monkeypatch, caplog):
+    replace = os.replace
+
+    def late(source, target):
+        os.utime(source, (1, 1))
+        BlockStore(tmp_path, 100 * KIB)._make_room(0)
+        replace(source, target)
+
+    monkeypatch.setattr(block_file.os, "replace", late)
+    store.put(key(0), b"block")
+    assert store.get(key(0), *ALL) is None
+    monkeypatch.undo()
+    store.put(key(0), b"block")
+    assert store.get(key(0), *ALL) == b"block"
+    assert not caplog.records
+
+
+def test_a_directory_that_is_gone_ends_caching_aloud(tmp_path, caplog):
+    store = BlockStore(tmp_path / "cache", 100 * KIB)
+    shutil.rmtree(tmp_path / "cache")
+    with caplog.at_level(logging.WARNING):
+        for number in range(3):
+            store.put(key(number), b"block")
+    assert len(caplog.records) == 1
 
 
 def test_what_killed_processes_left_behind_is_deleted(tmp_path):

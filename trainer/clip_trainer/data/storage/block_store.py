@@ -84,10 +84,13 @@ class BlockStore:
         size = file_bytes(len(block))
         if self._stopped or size > self._limit - self._limit // _SPARE:
             return
+        path = self._path(key)
         try:
             self._make_room(size)
-            write_block(self._path(key), block)
+            write_block(path, block)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+                return  # another process took it for abandoned: the clock was set, or this machine slept meanwhile
             with self._lock:
                 stopped, self._stopped = self._stopped, True
             if not stopped:
