@@ -29,7 +29,7 @@ def server():
 
 
 def ask(server, method="GET", path="/a", **headers):
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
@@ -61,7 +61,7 @@ def test_objects_are_served_as_s3_does(server):
 )
 def test_everything_before_a_break_arrives(server, fault, error):
     server.add(fault)
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     connection.request("GET", "/a")
     response = connection.getresponse()
     assert response.read(100_000) == CONTENT[:100_000]

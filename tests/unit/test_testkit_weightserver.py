@@ -21,7 +21,7 @@ def _server():
 
 def ask(server, path, method="GET", **headers):
     """Status, headers and body of one request on a connection of its own."""
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=5)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=60)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
@@ -89,7 +89,7 @@ def test_a_cut(server):
 def test_a_held_body_comes_when_it_is_let_go(server):
     gate = threading.Event()
     server.add("/f", CONTENT, faults=[Fault(hold=gate)])
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=5)
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=60)
     connection.request("GET", "/f")
     response = connection.getresponse()  # the head comes at once
     gate.set()
@@ -100,7 +100,7 @@ def test_a_held_body_comes_when_it_is_let_go(server):
 def test_stopping_ends_what_is_stalled():
     with serving() as server:
         server.add("/f", CONTENT, faults=[Fault(stall_after=10)])
-        connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=5)
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(server.url).netloc, timeout=60)
         connection.request("GET", "/f")
         response = connection.getresponse()
         assert response.read(10) == CONTENT[:10]

@@ -37,7 +37,7 @@ def test_cpu_time_is_taken_on_both_ends():
 
 
 def test_threads_share_the_items():
-    seen, together = [], threading.Barrier(3, timeout=30)
+    seen, together = [], threading.Barrier(3, timeout=60)
 
     def work(item):
         together.wait()  # only passes if three threads are at work at once

@@ -76,7 +76,7 @@ def test_threads_use_connections_of_their_own(server):
 
     def work():
         with asked.open(get(f"{server.url}/a")) as response:
-            barrier.wait(30)
+            barrier.wait(60)
             found.append(response.read_rest(1 << 20))
 
     threads = [threading.Thread(target=work) for _ in range(4)]

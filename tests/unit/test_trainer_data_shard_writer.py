@@ -268,7 +268,7 @@ def test_several_shards_are_on_their_way_to_a_remote_store(tmp_path, monkeypatch
 
         def save(self, name, data):
             if name == shard_name(0):
-                assert arrived.wait(30), "the second shard does not wait for the first"
+                assert arrived.wait(60), "the second shard does not wait for the first"
             if name == RECORD_NAME:
                 there = {path.name for path in tmp_path.glob("*.tar")}
                 assert {shard_name(n) for n in range(json.loads(data)["shards"])} <= there

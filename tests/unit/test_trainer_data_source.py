@@ -128,7 +128,7 @@ class Remote:
     def read(self, name, offset, length, *, etag=None):
         self.asked.append((offset, length, etag))
         if offset == 0:
-            assert self.later.wait(30)
+            assert self.later.wait(60)
         else:
             self.later.set()
         if offset == self.fail_at:

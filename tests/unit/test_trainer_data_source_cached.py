@@ -118,7 +118,7 @@ def test_threads_fetch_a_block_once(far, tmp_path):
     near, barrier, found = cached(far, tmp_path), threading.Barrier(8), []
 
     def work():
-        barrier.wait(30)
+        barrier.wait(60)
         found.append(near.read("a.tar", 310, 50, etag="v1"))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
