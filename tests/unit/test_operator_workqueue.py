@@ -120,10 +120,10 @@ def test_threads_share_the_keys_and_end_on_close() -> None:
         thread.start()
     for key in range(50):
         queue.add(key)
-    assert full.wait(20)
+    assert full.wait(60)
     queue.close()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert sorted(seen) == list(range(50))
     assert len(queue) == 0
