@@ -17,6 +17,7 @@ from clipctl.contract.names import CONTAINER
 
 _READ_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
+_LAST_LOOK_SECONDS = 3.0  # for each pod, once the run has ended
 _TAIL_BYTES = 64 * 1024
 _MAX_LINE = 1 << 20
 
@@ -80,7 +81,7 @@ def follow_logs(
             if finished:
                 stop.set()
                 for thread in followers.values():
-                    thread.join(timeout=_RETRY_SECONDS + 1)
+                    thread.join(timeout=_LAST_LOOK_SECONDS)
                 yield from _drain(lines)
                 return
             sleep(_RETRY_SECONDS / 4)

@@ -36,20 +36,33 @@ class ScriptedCluster:
             raise answer
         yield Stream(answer)
 
+    def told_everything(self):
+        with self._lock:
+            return not any(self.answers.values())
+
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     monkeypatch.setattr("clipctl.apply.podlogs._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("clipctl.apply.podlogs._LAST_LOOK_SECONDS", 60)
 
 
 def stamp(second, fraction=0):
     return f"2026-01-01T00:00:{second:02d}.{fraction:09d}Z"
 
 
-def follow(cluster, pods, looks):
-    left = iter(range(looks))
+def follow(cluster, pods):
+    """Lines until the followers, however late they run, have taken every scripted answer."""
+    left = iter(range(3000))
     pause = threading.Event()
-    return list(follow_logs(cluster, pods, lambda: next(left, None) is None, lambda seconds: pause.wait(0.02)))
+    return list(
+        follow_logs(
+            cluster,
+            pods,
+            lambda: cluster.told_everything() or next(left, None) is None,
+            lambda seconds: pause.wait(0.02),
+        )
+    )
 
 
 def test_lines_are_put_together_from_chunks():
@@ -80,7 +93,7 @@ def test_following_attaches_again_where_it_broke_off_without_repeating_lines():
             ]
         }
     )
-    lines = follow(cluster, lambda: ["p"], 30)
+    lines = follow(cluster, lambda: ["p"])
     assert [line for _, line in lines] == ["one", "two", "three", "after restart"]
     since = [query.get("sinceTime") for _, query in cluster.queries]
     assert since[:4] == [None, None, "2026-01-01T00:00:02Z", "2026-01-01T00:00:02Z"]
@@ -94,12 +107,12 @@ def test_following_picks_up_pods_that_come_later():
         looks.append(1)
         return ["a"] if len(looks) < 3 else ["a", "b"]
 
-    assert sorted(follow(cluster, pods, 10)) == [("a", "from a"), ("b", "from b")]
+    assert sorted(follow(cluster, pods)) == [("a", "from a"), ("b", "from b")]
 
 
 def test_the_last_look_does_not_wait_for_more():
     cluster = ScriptedCluster({"p": [[], [f"{stamp(1)} last words\n".encode()]]})
-    assert [line for _, line in follow(cluster, lambda: ["p"], 5)] == ["last words"]
+    assert [line for _, line in follow(cluster, lambda: ["p"])] == ["last words"]
     assert cluster.queries[-1][1]["follow"] == "false"
 
 
