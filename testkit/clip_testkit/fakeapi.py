@@ -12,6 +12,7 @@ make any call fail.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -105,12 +106,12 @@ class FakeApiServer:
 
     def fail_next(self, error: FakeApiError, *, verb: str = "", plural: str = "", times: int = 1) -> None:
         """Answer the next `times` matching calls with `error`."""
-        left = [times]
+        left = [error] * times
 
         def interceptor(call: Call) -> FakeApiError | None:
-            if left[0] and verb in ("", call.verb) and plural in ("", call.plural):
-                left[0] -= 1
-                return error
+            if verb in ("", call.verb) and plural in ("", call.plural):
+                with contextlib.suppress(IndexError):
+                    return left.pop()  # one step: two calls at the same moment must not meet the same time
             return None
 
         self.intercept(interceptor)
@@ -154,8 +155,9 @@ class FakeApiServer:
 
     def _listing(self, call: Call) -> Object:
         """A list, in pages if the client asks for pages."""
-        items = self.objects.list(call.place, call.namespace, call.query.get("labelSelector", ""))
-        version = str(self.objects.version)
+        with self.objects.changed:  # a watch from this version must miss nothing that is not in this listing
+            items = self.objects.list(call.place, call.namespace, call.query.get("labelSelector", ""))
+            version = str(self.objects.version)
         start = int(call.query.get("continue", "0"))
         limit = int(call.query.get("limit", "0")) or len(items) or 1
         metadata = {"resourceVersion": version}

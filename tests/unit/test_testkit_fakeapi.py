@@ -1,6 +1,7 @@
 """The fake API server keeps the promises its users rely on."""
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ def ask(server: FakeApiServer, method: str, path: str, body: Any = None, content
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": content_type}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -124,6 +125,31 @@ def test_faults_denials_and_logs(server: FakeApiServer) -> None:
     review = {"spec": {"resourceAttributes": {"verb": "delete", "resource": "pods"}}}
     answer = ask(server, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)[1]
     assert json.loads(answer)["status"]["allowed"] is False
+
+
+def test_what_a_listing_does_not_hold_is_told_by_a_watch_from_its_version(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = server.objects
+    listed = objects.list
+
+    def write() -> None:
+        if objects.changed.acquire(blocking=False):  # else this writer comes later
+            objects.create(PODS, "ns", {"metadata": {"name": "p"}})
+            objects.changed.release()
+
+    def list_while_somebody_writes(*arguments: Any) -> Any:
+        found = listed(*arguments)
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join()
+        return found
+
+    monkeypatch.setattr(objects, "list", list_while_somebody_writes)
+    answer = json.loads(ask(server, "GET", "/api/v1/namespaces/ns/pods")[1])
+    since = int(answer["metadata"]["resourceVersion"])
+    told = [event["object"] for _, event in objects.events_after(PODS, "ns", "", since)]
+    assert [*answer["items"], *told] == listed(PODS, "ns")
 
 
 def test_a_watch_is_told_what_happened_since(server: FakeApiServer) -> None:
