@@ -165,15 +165,16 @@ class RunDirectory:
         (self.path / "supervisor.json").unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[bool]:
+    def locked(self, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
         """Hold the supervisor's lock; yields False if another process holds it.
 
         The kernel gives it back when its holder dies in whatever way, so it tells better than a pid who is alive.
+        Who only looks takes `LOCK_SH`: two who look at the same moment must not take each other for a supervisor.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
@@ -185,7 +186,7 @@ class RunDirectory:
         """Whether a supervisor is alive."""
         if not (self.path / "lock").exists():
             return False
-        with self.locked() as free:
+        with self.locked(fcntl.LOCK_SH) as free:
             return not free
 
 

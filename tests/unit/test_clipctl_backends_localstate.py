@@ -1,3 +1,4 @@
+import fcntl
 import json
 import subprocess
 import sys
@@ -91,6 +92,23 @@ def test_lock_tells_whether_a_supervisor_lives(tmp_path):
         assert mine
         assert run.supervised()
     assert not run.supervised()
+
+
+def test_two_who_look_at_once_do_not_take_each_other_for_a_supervisor(tmp_path, monkeypatch):
+    run = directory(tmp_path)
+    run.write_state(STATE)
+    with run.locked():
+        pass  # a supervisor was here
+    flock, seen = fcntl.flock, []
+
+    def flock_while_somebody_looks(descriptor, operation):
+        flock(descriptor, operation)
+        monkeypatch.setattr(fcntl, "flock", flock)
+        seen.append(run.supervised())
+
+    monkeypatch.setattr(fcntl, "flock", flock_while_somebody_looks)
+    seen.append(run.supervised())
+    assert seen == [False, False]
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path):
