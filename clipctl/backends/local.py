@@ -46,7 +46,7 @@ from clipctl.contract.errors import (
 )
 from clipctl.contract.spec import RunSpec
 
-_START_SECONDS = 20.0
+_START_SECONDS = 120.0  # it takes one; a supervisor that dies is noticed at once
 _STOP_RESERVE = 30.0
 _POLL_SECONDS = 0.05
 _ENDED = frozenset({names.STATE_SUCCEEDED, names.STATE_FAILED, names.STATE_STOPPED})
@@ -183,12 +183,13 @@ class LocalBackend:
     def _wait_until_supervised(self, directory: RunDirectory, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while True:
+            ended = process.poll() is not None  # asked before reading: it may speak and end between the two
             state = directory.read_state()
             if state is not None and state.pid == process.pid:
                 # It outlives us, or becomes a zombie of ours if it does not: somebody has to wait for it.
                 threading.Thread(target=process.wait, daemon=True).start()
                 return
-            if process.poll() is not None or time.monotonic() > deadline:
+            if ended or time.monotonic() > deadline:
                 said = directory.supervisor_log.read_text(errors="replace").strip().splitlines()
                 raise InternalError(
                     f"the supervisor of {directory.name} did not start: {said[-1] if said else 'it said nothing'}",

@@ -124,6 +124,29 @@ def test_registry_that_cannot_be_written(tmp_path, monkeypatch):
         LocalBackend({**os.environ, "CLIPCTL_HOME": str(tmp_path)}).submit(plan(), SubmitOptions())
 
 
+def test_a_supervisor_that_has_ended_before_anybody_looked_was_started(tmp_path, monkeypatch):
+    """The submission stands still between its two looks, at the state and at the process."""
+
+    class Quick:
+        pid = 4711
+        wait = staticmethod(lambda: 0)
+
+        def __init__(self, command, **options):
+            self.directory = RunDirectory(tmp_path / "runs" / "digits")
+            self.looks = 0
+
+        def poll(self):
+            self.looks += 1
+            if self.looks == 1:
+                self.directory.write_state(SupervisorState(self.pid, names.STATE_FAILED, finished_at=1.0))
+            return 66
+
+    monkeypatch.setattr(local.subprocess, "Popen", Quick)
+    made = LocalBackend({**os.environ, "CLIPCTL_HOME": str(tmp_path)}, sleep=lambda seconds: None)
+    assert made.submit(plan(), SubmitOptions()).action == "created"
+    assert made.status("digits").state == "Failed"
+
+
 def test_status_tells_everything_known(backend, tmp_path):
     pods = (PodState("worker-0", "Failed", "killed", 3, None, 150.0), PodState("worker-1"))
     state = SupervisorState(1, names.STATE_FAILED, "PermanentError", "no data", 2, 66, ("hang",), 200.0, 4000, pods)
