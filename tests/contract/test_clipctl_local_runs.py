@@ -36,7 +36,7 @@ class Run:
             "data": {"train": "/data"},
             "train": {"global_batch": 8, "steps": 10},
             "checkpoint": {"path": str(self.directory / "stored")},
-            "scale": {"devices_per_node": 2, "grace_seconds": 10},
+            "scale": {"devices_per_node": 2, "grace_seconds": 60},  # on a busy machine a stop takes its time
             "env": env,
         }
         plan = Plan(RunSpec.model_validate(spec), "run.yaml")
@@ -81,7 +81,10 @@ def test_life_of_a_local_run(run):
     assert run.submit() == "unchanged"
     step = run.wait_for_steps()
     assert (step["world"], step["attempt"]) == (2, 1)
-    assert (run.status().state, run.status().pods[0].phase) == ("Running", "Running")
+    # The workers may be faster than the supervisor's next word about them.
+    wait_until(
+        lambda: (run.status().state, [p.phase for p in run.status().pods]) == ("Running", ["Running"]), 60, "Running"
+    )
 
     wait_until((run.directory / "checkpoint").exists, 60, "a checkpoint")
 
