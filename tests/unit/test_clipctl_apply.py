@@ -171,7 +171,7 @@ def test_nobody_listening_is_69(kubeconfig, server):
 
 def test_a_server_that_never_answers_is_69(cluster, server):
     release = threading.Event()
-    server.intercept(lambda call: release.wait(10) and None)
+    server.intercept(lambda call: release.wait(60) and None)
     try:
         with pytest.raises(UnavailableError, match="cannot be reached"):
             cluster._call("/api/v1/pods", "GET", "list", KINDS["Pod"], "", read_seconds=0.05)

@@ -150,7 +150,7 @@ def test_a_helm_that_is_no_program_or_hangs_is_unavailable(tmp_path, monkeypatch
         render(spec_with(), renderer=HelmBinary(str(tmp_path / "none")))
     monkeypatch.setattr(rendering, "_TIMEOUT_SECONDS", 0.05)
     with pytest.raises(UnavailableError, match="did not finish"):
-        render(spec_with(), renderer=HelmBinary(script(tmp_path, "exec sleep 5")))
+        render(spec_with(), renderer=HelmBinary(script(tmp_path, "exec sleep 300")))
 
 
 def test_values_the_chart_refuses_are_an_internal_error():

@@ -32,7 +32,7 @@ def settings(tmp_path):
 
 def start(registry, name, code):
     registry.start(name, [sys.executable, "-c", code])
-    shell.wait_until(lambda: "ready" in registry.log_tail(name), "the start", seconds=30, interval=0.01)
+    shell.wait_until(lambda: "ready" in registry.log_tail(name), "the start", seconds=60, interval=0.01)
 
 
 def test_started_process_is_found_and_stopped(registry):
@@ -51,7 +51,7 @@ def test_process_that_ignores_termination_is_killed(registry):
     start(registry, "stubborn", IGNORES)
     pid = registry.pid("stubborn")
     registry.stop("stubborn", grace=0)
-    shell.wait_until(lambda: (registry.pid("stubborn"), start_ticks(pid))[1] is None, "the end", seconds=30)
+    shell.wait_until(lambda: (registry.pid("stubborn"), start_ticks(pid))[1] is None, "the end", seconds=60)
 
 
 def test_reused_process_id_is_not_touched(registry):
@@ -70,7 +70,7 @@ def test_reused_process_id_is_not_touched(registry):
 
 def test_death_is_reported_with_the_end_of_the_log(registry):
     registry.start("short", [sys.executable, "-c", "print('why it ended')"])
-    shell.wait_until(lambda: registry.pid("short") is None, "the end", seconds=30, interval=0.01)
+    shell.wait_until(lambda: registry.pid("short") is None, "the end", seconds=60, interval=0.01)
     with pytest.raises(UnavailableError, match="short ended: why it ended"):
         registry.require_alive("short")
 
