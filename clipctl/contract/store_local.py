@@ -7,8 +7,9 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from clipctl.contract.digest import sha256_hex
 from clipctl.contract.errors import CannotCreateError, ClipError, CorruptError, MissingError, PermissionDeniedError
@@ -17,6 +18,8 @@ from clipctl.contract.parts import exactly
 from clipctl.contract.store import ObjectInfo, Part, Unfinished
 
 _TEMPORARY = ".tmp-"
+_DIRECTORY_ATTEMPTS = 10
+_Made = TypeVar("_Made")
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -143,9 +146,7 @@ class LocalStore:
     @contextlib.contextmanager
     def _staged(self, key: str, parts: Iterable[Part]) -> Iterator[str]:
         """A complete, synced temporary file in the target's directory; removed if it is still there at the end."""
-        directory = self._path(key).parent
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=directory)
+        descriptor, name = _made_in(self._path(key).parent, lambda d: tempfile.mkstemp(prefix=_TEMPORARY, dir=d))
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for part in parts:
@@ -198,10 +199,22 @@ def _size(path: Path) -> int | None:
         return None
 
 
+def _made_in(directory: Path, make: Callable[[Path], _Made]) -> _Made:
+    """What `make` puts into `directory`, which is made first.
+
+    `delete` removes directories that became empty, also one that was made a moment ago and is still empty.
+    """
+    for _ in range(_DIRECTORY_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            directory.mkdir(parents=True, exist_ok=True)
+            return make(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    return make(directory)
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _made_in(path.parent, lambda directory: (directory / path.name).open("a")) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -8,6 +8,7 @@ import errno
 import http.server
 import os
 import socket
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -767,6 +768,20 @@ class TestLocal:
         order.clear()
         store.create("c", b"1")
         assert order == ["fsync", "link", "fsync"]
+
+    def test_a_folder_that_a_deletion_takes_away_under_a_writer_is_made_again(self, store, monkeypatch):
+        mkstemp = tempfile.mkstemp
+
+        def after_the_deletion(**options):
+            monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+            store.delete("a/b/old")
+            return mkstemp(**options)
+
+        store.write("a/b/old", b"1")
+        monkeypatch.setattr(tempfile, "mkstemp", after_the_deletion)
+        store.write("a/b/new", b"2")
+        assert store.read("a/b/new") == b"2"
+        assert files(store) == ["new"]
 
     def test_deleting_removes_the_folders_that_became_empty(self, store):
         store.write("a/b/c", b"1")
