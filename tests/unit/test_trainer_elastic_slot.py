@@ -62,6 +62,16 @@ def test_end_with_0_is_the_end(node, slot):
     assert slot.starts == 1
 
 
+@pytest.mark.parametrize("status", [0, 70])
+def test_output_is_waited_for_before_an_end_counts(node, slot, status):
+    """When its last slot is done the agent ends, and with it the thread that copies what the worker has printed."""
+    worker, asked = worker_of(node), []
+    worker.last_words = lambda: asked.append((slot.done, slot.pid)) or ""
+    worker.end(status)
+    slot.look(node.now)
+    assert asked == [(False, worker.pid)]
+
+
 def test_failure_carries_rank_status_time_and_words(node, slot):
     worker_of(node).words = "disk full."
     worker_of(node).enter(rank=5)

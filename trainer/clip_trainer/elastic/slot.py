@@ -56,7 +56,7 @@ class Process(Protocol):
         ...
 
     def last_words(self) -> str:
-        """Its last error."""
+        """Its last error, once all it has printed is copied."""
         ...
 
 
@@ -171,6 +171,8 @@ class Slot:
     def _ended(self, process: Process, status: int) -> Failure | None:
         reading = process.reading()
         self._note_progress(reading)
+        # Asked of those that ended well too: it waits until their output is copied, and the agent may end next.
+        words = process.last_words()
         self._process = None
         assert process.ended_at is not None
         if status == 0:
@@ -180,7 +182,7 @@ class Slot:
         name = worker_name(self.number, reading)
         if self._hang is not None:
             return Failure(rank, ExitCode.HUNG, process.ended_at, name, str(self._hang))
-        return Failure(rank, status, process.ended_at, name, process.last_words())
+        return Failure(rank, status, process.ended_at, name, words)
 
     def _note_progress(self, reading: Reading | None) -> None:
         """Only what became safe with this worker in the group is its progress.
