@@ -44,9 +44,9 @@ class Saving:
 
     def wishes(self) -> Wishes:
         """What the other ranks must know: what was committed, how many saves in a row failed, whether a share did."""
+        busy = int(self._run.checkpointer.busy)  # asked first: a save that ends in between would be neither
         self._collect()
         share_failed, self._share_failed = int(self._share_failed), False
-        busy = int(self._run.checkpointer.busy)
         if not self._run.group.is_first:
             return Wishes(saving=busy, failed_shares=share_failed)
         return Wishes(saving=busy, saved=self._committed, failed_saves=self._failed)
