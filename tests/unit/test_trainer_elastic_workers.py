@@ -9,10 +9,17 @@ import time
 import pytest
 
 from clip_testkit.agents import process_state, processes_with, wait_until
+from clip_trainer.elastic import workers
 from clip_trainer.elastic.beacon import ENV_BEACON, FileBeacon
 from clip_trainer.elastic.workers import LineSink, Worker, worker_name
 
 SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _busy_machine(monkeypatch):
+    """The thread that copies the output may get no time for seconds."""
+    monkeypatch.setattr(workers, "_OUTPUT_DRAIN", SECONDS)
 
 
 @pytest.fixture
