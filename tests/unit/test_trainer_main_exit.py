@@ -161,7 +161,8 @@ class TestStorage:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        options = {"connect_timeout": 1, "read_timeout": 1, "retries": {"total_max_attempts": 1}}
+        # The server answers, or refuses, at once, as soon as the machine has time for it.
+        options = {"connect_timeout": 120, "read_timeout": 120, "retries": {"total_max_attempts": 1}}
         monkeypatch.setattr(store_s3, "_TIMEOUTS", options)
         monkeypatch.setattr(store_s3, "_RETRYING", Retrying(attempts=1))
         s3fs.S3FileSystem.clear_instance_cache()
