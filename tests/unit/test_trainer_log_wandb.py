@@ -1,5 +1,6 @@
 """What Weights & Biases is told. Its package is large and not needed for the tests: a stand-in records the calls."""
 
+import os
 import sys
 import types
 
@@ -114,7 +115,8 @@ def test_the_real_package_offline(tmp_path):
         "log = WandbLog(WandbSection(mode='offline'), name='demo', root=sys.argv[1], config={'seed': 1}, store=None)\n"
         "log.train({'train/loss': 1.5}, 0); log.evaluation({'val/epoch': 1.0}, 1, 1); log.close()\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    patient = {**os.environ, "WANDB__SERVICE_WAIT": "300"}  # its service starts when the machine has time for it
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=patient)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     content = file.read_bytes()
     assert b"train/loss" in content
