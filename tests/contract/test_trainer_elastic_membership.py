@@ -19,6 +19,8 @@ from clip_trainer.elastic.run_members import Timing
 from clip_trainer.elastic.verdict import RunVerdict
 
 SECONDS = 120.0
+PATIENT = Timing(settle=0.0, patience=SECONDS, reconnect=SECONDS)
+"""Nobody here is slow on purpose: a machine without time for a worker is no reason to break its group."""
 
 
 def _work(directory, environment):
@@ -76,7 +78,7 @@ class Workers:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([*PRELOAD, __name__])
         self.processes = {}
-        self.coordinator = CoordinatorServer(timing=Timing(settle=0.0)).start()
+        self.coordinator = CoordinatorServer(timing=PATIENT).start()
         self.port = self.coordinator.port
 
     def start(self, *names, minimum=1, maximum=4):
@@ -90,6 +92,7 @@ class Workers:
                 "CLIPCTL_SLOT": rest.partition("#")[0],
                 "CLIPCTL_MIN_MEMBERS": str(minimum),
                 "CLIPCTL_MAX_MEMBERS": str(maximum),
+                "CLIPCTL_LAST_CALL_SECONDS": str(SECONDS),  # the first group has all, however late one starts
                 "GLOO_SOCKET_IFNAME": "lo",
             }
             process = self.context.Process(target=_work, args=(self.directory, environment), name=name)
@@ -174,18 +177,18 @@ def test_a_coordinator_that_is_killed_and_restarted_disturbs_nobody(workers):
     workers.coordinator.stop()
     steps = len(workers.notes("a/0#0", "step"))
     wait_until(lambda: len(workers.notes("a/0#0", "step")) > steps + 20, SECONDS, "steps without a coordinator")
-    workers.coordinator = CoordinatorServer(port=workers.port).start()
+    workers.coordinator = CoordinatorServer(port=workers.port, timing=PATIENT).start()
     workers.start("c/0#0")  # it makes the new coordinator end the old generation, once that is known to it
-    workers.together(*names, "c/0#0", after=first)
+    second = workers.together(*names, "c/0#0", after=first)
     for name in names:
         assert workers.notes(name, "lost a peer") == []
-        assert {step["generation"] for step in workers.notes(name, "step")} == {first, first + 2}
+        assert {step["generation"] for step in workers.notes(name, "step")} == {first, second}
+    # On a busy machine gloo may need another attempt, which has a number of its own.
+    assert second == first + 2 or any(workers.notes(name, "could not enter") for name in (*names, "c/0#0"))
 
 
 def test_a_frozen_member_is_cut_off(workers):
     names = ["a/0#0", "b/0#0", "c/0#0"]
-    workers.coordinator.stop()
-    workers.coordinator = CoordinatorServer(port=workers.port, timing=Timing(settle=0.0, beat=3.0)).start()
     workers.start(*names, maximum=3)
     first = workers.together(*names)
     frozen = workers.kill("b/0#0", signal.SIGSTOP)  # its connections stay open, as those of a vanished machine do
