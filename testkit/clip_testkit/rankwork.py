@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,18 +81,24 @@ def patient_on_first(rank: int, world: int) -> list[Any]:
         return answer
 
     Group.broadcast_json = counted  # type: ignore[assignment, method-assign]
-    return [group_of(rank, world).on_first(lambda: enough.wait(30.0)), announced[0] >= 3]
+    return [group_of(rank, world).on_first(lambda: enough.wait(120.0)), announced[0] >= 3]
 
 
-def waiting_for_a_late_rank(rank: int, world: int, seconds: list[float], late: float) -> str:
-    """What becomes of a collective for which rank 1 comes late, after timeouts were set one after the other."""
+def waiting_for_a_late_rank(rank: int, world: int, folder: str, seconds: list[float], late: float) -> str:
+    """What becomes of a collective for which rank 1 comes late, after timeouts were set one after the other.
+
+    It comes after `late` seconds, or when rank 0 has given up.
+    """
+    gave_up = Path(folder) / "gave-up"
     for timeout in seconds:
         set_timeout(torch.device("cpu"), timedelta(seconds=timeout))
-    if rank == 1:
-        time.sleep(late)
+    until = time.monotonic() + late
+    while rank == 1 and time.monotonic() < until and not gave_up.exists():
+        time.sleep(0.01)
     try:
         return f"sum {int(group_of(rank, world).sum(torch.ones(1)).item())}"
     except RuntimeError as error:
+        gave_up.touch()
         return "lost a peer" if is_peer_loss(error) else str(error)
 
 
