@@ -217,5 +217,5 @@ class AgentGroup:
 
     def _write_config(self) -> Path:
         file = self.directory / "config.json"
-        file.write_text(json.dumps({"spec": {"name": "probe", "scale": {"grace_seconds": 10}}, "spec_digest": "0"}))
+        file.write_text(json.dumps({"spec": {"name": "probe", "scale": {"grace_seconds": 60}}, "spec_digest": "0"}))
         return file

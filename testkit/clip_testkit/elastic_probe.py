@@ -74,8 +74,7 @@ class Probe:
                 note("done", self._step, self._place)
                 self._membership.close(ExitCode.OK)
                 return ExitCode.OK
-            if end is End.STOPPED:
-                note("stopped", self._step, self._place)
+        note("stopped", self._step, self._place)
         self._membership.leave()
         return ExitCode.TRY_AGAIN
 
@@ -124,6 +123,7 @@ class Probe:
     def _stop(self, _number: int, _frame: object) -> None:
         self._stopping = True
         if self._between:
+            note("stopped", self._step, self._place)
             raise TryAgainError("stopped between two groups.")
 
 

@@ -74,13 +74,15 @@ def test_workers_killed_in_turn_then_a_stop(group):
     assert_every_process_took_every_step(agents)
     assert "was killed by SIGKILL; restart 1 of 3 without progress, at once" in agents.log()
 
+    pids = pids_of(agents, 2)
     agents.agents[0].terminate()
     assert agents.wait() == 75
     assert agents.termination()["cause"] == "preemption"
     assert agents.left_over() == {}
     stopped = agents.ledger("stopped")
-    assert {line["rank"] for line in stopped} == {0, 1}
-    assert (agents.directory / "checkpoint").read_text() == str(stopped[0]["step"])
+    # By process: one whose own signal comes after the other has left may be rank 0 of a group by then.
+    assert {line["pid"] for line in stopped} == set(pids.values())
+    assert (agents.directory / "checkpoint").read_text() == str(max(line["step"] for line in stopped))
 
 
 def test_agents_and_coordinator_killed_in_turn_then_a_permanent_error(group):
@@ -144,13 +146,16 @@ def test_rank_that_hangs_and_process_that_is_stopped_are_named_and_replaced(grou
     (agents.directory / "config.json").write_text(json.dumps(config))
     agents.start_agent()
     pids_of(agents, 2)
-    (agents.directory / "fail-1").write_text("hang")
-    wait_for(agents, lambda: agents.ledger("fault hang"), "the hang")
-    hung = agents.ledger("fault hang")[0]
-    wait_for(agents, lambda: process_state(hung["pid"]) in "XZ", "the end of the rank that hangs")
-    pids = pids_of(agents, 2)
-    assert hung["pid"] not in pids.values()
-    log = agents.log()
+    for number in range(3):  # a busy machine may not give it the half second in which it is to write its stacks
+        (agents.directory / "fail-1").write_text("hang")
+        wait_for(agents, lambda n=number: len(agents.ledger("fault hang")) > n, "the hang")
+        hung = agents.ledger("fault hang")[-1]
+        wait_for(agents, lambda pid=hung["pid"]: process_state(pid) in "XZ", "the end of the rank that hangs")
+        pids = pids_of(agents, 2)
+        assert hung["pid"] not in pids.values()
+        log = agents.log()
+        if "take_fault" in log:
+            break
     assert "rank 1 hangs: no progress for" in log
     assert f"in compute at step {hung['step']}" in log
     assert "take_fault" in log  # its stacks
