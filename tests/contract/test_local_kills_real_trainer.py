@@ -8,11 +8,13 @@ import pytest
 
 from clip_testkit.agents import MARKER, pids_by_rank, processes_with, wait_until
 from clip_testkit.history import judge
+from clip_testkit.soak.scene import PACE
 from clip_testkit.training import write_config, write_labelled_dataset
 from clip_trainer.config import load_config
 from clip_trainer.train.events import read_events, trajectory
 from clipctl.backends.base import Plan, SubmitOptions
 from clipctl.backends.local import LocalBackend
+from clipctl.contract.failpoints import ENV
 from clipctl.contract.store import open_store
 
 pytestmark = pytest.mark.timeout(600)
@@ -51,11 +53,13 @@ def marker(tmp_path):
 def test_killing_a_worker_and_then_rank_0_changes_nothing(tmp_path, monkeypatch, marker):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_labelled_dataset(tmp_path / "data", [40, 35, 25])
-    backend = LocalBackend({**os.environ, "CLIPCTL_HOME": str(tmp_path / "home"), MARKER: marker})
+    environment = {**os.environ, "CLIPCTL_HOME": str(tmp_path / "home"), MARKER: marker}
+    backend = LocalBackend(environment)
     calm = submit(backend, tmp_path, "calm")
     wait_for_end(backend, "calm")
 
-    spec = submit(backend, tmp_path, "stormy")
+    # Steps take milliseconds: without a pace the run could end before this process gets to see and kill anybody.
+    spec = submit(LocalBackend({**environment, ENV: PACE.format(seconds=0.2)}), tmp_path, "stormy")
     store = open_store(spec.root)
     for rank in (1, 0):
         # Steps of the group as it is now, with all its workers.
