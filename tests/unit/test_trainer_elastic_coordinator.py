@@ -378,6 +378,28 @@ def test_silence_does_not_count_while_the_coordinator_itself_slept():
     assert room.last(first, "changed") is None
 
 
+@pytest.mark.parametrize("seconds", [6, 3600])
+def test_nobody_is_late_who_could_not_be_heard_while_the_coordinator_slept(seconds):
+    """On waking it reads one message after the other, and none of them may be the end of those behind it."""
+    room = Room(patience=10.0)
+    first, second, third = room.form("a/0#0", "b/0#0", "c/0#0")
+    room.say(first, "wait", generation=1)
+    room.now += seconds
+    room.say(second, "wait", generation=1)
+    room.coordinator.tick(room.now)
+    room.collect()
+    assert room.last(third, "changed")["broken"] is False
+    room.say(third, "wait", generation=1)
+    assert all(room.last(connection, "dropped") is None for connection in (first, second, third))
+
+    room.now += seconds
+    newcomer = room.join("d/0#0")
+    room.say(newcomer, "wait", generation=0)
+    room.open(first)
+    assert room.last(third, "formed")["members"] == ["a/0#0", "b/0#0", "c/0#0"]
+    assert room.last(third, "formed")["generation"] == 2
+
+
 def test_losing_and_finding_the_connection_joins_again():
     room = Room()
     first, second = room.form("a/0#0", "b/0#0")

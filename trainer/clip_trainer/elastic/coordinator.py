@@ -57,6 +57,7 @@ class Coordinator:
         Raises:
             ProtocolError: it makes no sense at this point.
         """
+        self._excuse_gap(now)  # before the first of many messages that have waited: the next ones may be what is missed
         peer = self._peers.get(connection)
         if peer is None:
             return  # it was sent away, and does not know yet
@@ -69,6 +70,7 @@ class Coordinator:
 
     def disconnected(self, connection: int, now: float) -> None:
         """A connection has ended: its member is gone."""
+        self._excuse_gap(now)
         peer = self._peers.pop(connection, None)
         if peer is None or peer.run is None or peer.member is None:
             return
@@ -81,13 +83,11 @@ class Coordinator:
 
     def tick(self, now: float) -> None:
         """Let time pass. To be called several times a second, after what has arrived was passed on."""
-        gap = now - self._last_tick
+        self._excuse_gap(now)
         self._last_tick = now
         for run in self._runs.values():
             if run.code is not None:
                 continue
-            if gap > _LONG_GAP:
-                run.members.excuse(gap)
             for connection in run.members.tick(now):
                 self._outbox.append((connection, None))
 
@@ -95,6 +95,13 @@ class Coordinator:
         """What to send to which connection since the last call, in order; None: close the connection."""
         taken, self._outbox = self._outbox, []
         return [(connection, message) for connection, message in taken if connection in self._peers]
+
+    def _excuse_gap(self, now: float) -> None:
+        gap = now - self._last_tick
+        if gap > _LONG_GAP:
+            self._last_tick = now
+            for run in self._runs.values():
+                run.members.excuse(gap)
 
     @property
     def has_more(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from clip_trainer.elastic.protocol import Message
@@ -144,10 +144,16 @@ class RunMembers:
         return [member.connection for member in silent]
 
     def excuse(self, seconds: float) -> None:
-        """The coordinator itself did not run for so long: nobody's silence counts."""
+        """The coordinator itself did not run for so long: nobody's silence counts, nor that nobody came meanwhile."""
         for member in self.members.values():
             member.seen += seconds
         self._unseen = {name: until + seconds for name, until in self._unseen.items()}
+        if self._patience_since is not None:
+            self._patience_since += seconds
+        if self._enough_since is not None:
+            self._enough_since += seconds
+        if self._forming is not None:
+            self._forming = replace(self._forming, since=self._forming.since + seconds)
 
     def _replace(self, member: Member, generation: int) -> None:
         """Forget the connection that this one replaces: its own old one, or a dead process's in the same slot."""
