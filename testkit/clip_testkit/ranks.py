@@ -115,6 +115,10 @@ def meet(file: str, rank: int, world: int) -> None:
     from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]  # exported conditionally
 
     store = FileStore(file, world)
+    # Nobody begins before all are there: an attempt is to last as long as connecting does, not as the work before it.
+    store.set(f"here-{rank}", "1")
+    for peer in range(world):
+        store.get(f"here-{peer}")
     for attempt in range(_MEETINGS):
         met = b"1"
         try:
