@@ -138,12 +138,13 @@ def _rank_main(
 
     from clip_trainer import main
     from clip_trainer.elastic import process_group
-    from clip_trainer.train import generations
+    from clip_trainer.train import generations as module
 
     torch.set_num_threads(1)
+    generations: Any = module
+    generations.COLLECTIVE_TIMEOUT = _PEER_TIMEOUT
     patient: Any = partial(process_group.enter, join_timeout=_PEER_TIMEOUT)
     process_group.enter = patient
-    generations.COLLECTIVE_TIMEOUT = _PEER_TIMEOUT
     act_on(cues)
     poison(poisoned)
     code = main.main([config])
