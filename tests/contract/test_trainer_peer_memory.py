@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 STEPS = 400  # a worker starts while the others train on: on a busy machine, in more than a hundred of their steps
 EVERY = 10
-SECONDS = 180
+SECONDS = 300
 PACE = 0.15
 
 
