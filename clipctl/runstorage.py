@@ -51,20 +51,18 @@ class StorageView:
     problem: str = ""
 
 
-def look(run_root: str, environment: Mapping[str, str], seconds: float | None = None) -> StorageView:
+def look(run_root: str, environment: Mapping[str, str]) -> StorageView:
     """Read what there is below `run_root`; problems become `StorageView.problem`.
 
     Args:
         run_root: URL or path of the run.
         environment: plain variables of the run; those this process lacks are used, for the S3 endpoint.
-        seconds: time limit; `READ_SECONDS` by default.
     """
-    limit = READ_SECONDS if seconds is None else seconds
     if not run_root:
         return StorageView(problem="the run does not say where its storage is")
     try:
         with storage_environment(environment):
-            return within(limit, lambda: _look(open_store(run_root)), f"{run_root} did not answer")
+            return within(READ_SECONDS, lambda: _look(open_store(run_root)), f"{run_root} did not answer")
     except ClipError as error:
         return StorageView(problem=str(error))
 

@@ -46,7 +46,7 @@ from clipctl.contract.errors import (
 )
 from clipctl.contract.spec import RunSpec
 
-_START_SECONDS = 120.0  # it takes one; a supervisor that dies is noticed at once
+_START_SECONDS = 120.0  # far more than it takes; a supervisor that dies is noticed at once
 _STOP_RESERVE = 30.0
 _POLL_SECONDS = 0.05
 _ENDED = frozenset({names.STATE_SUCCEEDED, names.STATE_FAILED, names.STATE_STOPPED})

@@ -214,7 +214,7 @@ def _made_in(directory: Path, make: Callable[[Path], _Made]) -> _Made:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with _made_in(path.parent, lambda directory: (directory / path.name).open("a")) as file:
+    with _made_in(path.parent, lambda _: path.open("a")) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

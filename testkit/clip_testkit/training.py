@@ -32,7 +32,7 @@ CLASSES = ("zero", "one", "two")
 _TIMEOUT_S = 120.0
 _PEER_TIMEOUT = timedelta(seconds=100)  # ranks share few slow cores with other tests
 _MEETINGS = 4
-_NOT_MET = "could not meet its"  # see `ranks.meet`
+_NOT_MET = "could not meet its"  # what `process_group.enter` says when gloo loses connections, see `ranks.meet`
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_a_stalled_connection_is_dropped_and_resumed(server, get):
     target, _, _ = get(read_timeout=0.3)
     assert target.read_bytes() == CONTENT
     assert len(server.asked("/file")) >= 5
-    assert any("Range" in request.headers for request in server.asked("/file"))
+    assert any(request.headers.get("Range", "").startswith("bytes=") for request in server.asked("/file"))
 
 
 def test_giving_up_keeps_what_arrived_for_the_next_time(server, get, tmp_path):
